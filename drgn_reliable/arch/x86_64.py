@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""x86_64: the facts that every unwinder of the architecture shares, and a CPU's stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from drgn import FaultError, Program, sizeof
+
+from drgn_reliable.errors import MissingInformation
+from drgn_reliable.memory import StackMemory, member_offset
+from drgn_reliable.symbols import Symbols
+
+__all__ = ("SAVED_SP", "CpuRegisters", "Facts", "Range", "StackRegisters", "ends_call")
+
+MASK = (1 << 64) - 1
+
+SAVED_SP = "thread.sp"
+"""Path in ``struct task_struct`` of the stack pointer that ``__switch_to_asm`` saved."""
+
+FORK_RETURN = ("ret_from_fork_asm", "ret_from_fork")
+"""Where a task that never ran begins; only the latter, then assembly, before 6.6 (commit
+3aec4ecb3d1f)."""
+
+STARTUP = (
+    "startup_64",
+    "secondary_startup_64",
+    "secondary_startup_64_no_verify",
+    "common_startup_64",
+    "soft_restart_cpu",
+)
+"""Assembly in which the stacks of the idle tasks begin (arch/x86/kernel/head_64.S)."""
+
+IDLE_TOP_SLACK = 256
+"""Idle stacks begin within this many bytes of the stack's end: below ``struct pt_regs``, and on
+secondary CPUs below the fork frame too."""
+
+THREAD_SIZE = 16384
+IRQ_STACK_SIZE = 16384
+"""Bytes without KASAN, which doubles both."""
+
+EXCEPTION_STACKS = ("DF", "NMI", "DB", "MCE", "VC", "VC2")
+"""Each is the member ``NAME_stack`` of ``struct cea_exception_stacks``."""
+
+STACK_ORDER = ("entry", "DF", "MCE", "NMI", "DB", "VC2", "VC", "irq", "task")
+"""From the inside out: a walk may pass from a stack only to one named after it."""
+
+STACK_END_MAGIC = 0x57AC6E9D
+"""The lowest word of a task's stack (include/uapi/linux/magic.h)."""
+
+FRED_ENTRY = "asm_fred_entrypoint_user"
+FRED_PADDING = 16
+"""Bytes that a kernel built with FRED (6.9) leaves above the user registers."""
+
+REGISTERS: Mapping[str, str] = {
+    "r13": "r13",
+    "bp": "rbp",
+    "r10": "r10",
+    "ax": "rax",
+    "dx": "rdx",
+    "di": "rdi",
+    "ip": "rip",
+    "cs": "cs",
+    "sp": "rsp",
+}
+"""The members of ``struct pt_regs`` that are used, and what drgn calls these registers."""
+
+USER_MODE = 3
+"""Privilege level bits of CS."""
+
+
+def ends_call(code: bytes) -> bool:
+    """Whether 8 bytes of code end with a near call: direct, or through a register or memory.
+
+    >>> ends_call(bytes.fromhex("909090 e8 00000000"))
+    True
+    >>> ends_call(bytes.fromhex("9090909090 41ffd4"))
+    True
+    >>> ends_call(bytes.fromhex("9090 ff1425 00000010"))
+    True
+    >>> ends_call(bytes.fromhex("9090909090909090"))
+    False
+    """
+    if code[-5] == 0xE8:
+        return True
+    return any(
+        code[-length] == 0xFF and _indirect_call_size(code[-length + 1 :]) == length
+        for length in (2, 3, 4, 6, 7)
+    )
+
+
+def _indirect_call_size(operand: bytes) -> int:
+    """Bytes of a ``ff /2`` instruction with this ModRM (and SIB) byte, 0 if it is another."""
+    mode, opcode, memory = operand[0] >> 6, operand[0] >> 3 & 7, operand[0] & 7
+    if opcode != 2:
+        return 0
+    if mode == 3:
+        return 2
+    has_sib = memory == 4
+    base = operand[1] & 7 if has_sib and len(operand) > 1 else memory
+    displacement = (4 if base == 5 else 0, 1, 4)[mode]
+    return 2 + has_sib + displacement
+
+
+class StackRegisters:
+    """A ``struct pt_regs`` on a stack.
+
+    :param address: where it begins; for a partial one, where the whole would begin.
+    """
+
+    __slots__ = ("address", "_stack", "_offsets")
+
+    def __init__(self, stack: StackMemory, address: int, offsets: Mapping[str, int]) -> None:
+        self.address = address
+        self._stack = stack
+        self._offsets = offsets
+
+    def get(self, name: str) -> int | None:
+        """A saved register, None if the dump lacks the word."""
+        place = self.address + self._offsets[name]
+        return self._stack.word(place) if self._stack.contains(place, 8) else None
+
+
+class CpuRegisters:
+    """The registers of a CPU at the instant of the dump.
+
+    :param values: by drgn's register names.
+    """
+
+    __slots__ = ("_values",)
+
+    address = None
+
+    def __init__(self, values: Mapping[str, int]) -> None:
+        self._values = values
+
+    def get(self, name: str) -> int | None:
+        """A register, None if the dump does not have it."""
+        return self._values.get(REGISTERS[name])
+
+
+class Range(NamedTuple):
+    """One stack: ``high`` is one past its last byte."""
+
+    name: str
+    low: int
+    high: int
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, int) and self.low <= address < self.high
+
+
+class Facts:
+    """Sizes and places of the dumped kernel.
+
+    :raises MissingInformation: if a type or symbol is missing.
+    """
+
+    def __init__(self, prog: Program, symbols: Symbols) -> None:
+        self._prog = prog
+        self._symbols = symbols
+        self._learn_types()
+        self._learn_places()
+
+    def _learn_types(self) -> None:
+        regs = self._prog.type("struct pt_regs")
+        self.regs_size: int = sizeof(regs)
+        offsets = {name: member_offset(regs, name) for name in REGISTERS}
+        frame = self._prog.type("struct inactive_task_frame")
+        self.frame_size: int = sizeof(frame)
+        bp, ip = member_offset(frame, "bp"), member_offset(frame, "ret_addr")
+        if bp is None or ip is None or None in offsets.values():
+            raise MissingInformation(
+                "struct pt_regs or struct inactive_task_frame lacks a member that is needed"
+            )
+        self.frame_bp, self.frame_ip = bp, ip
+        self.register_offsets = {name: offset or 0 for name, offset in offsets.items()}
+
+    def _learn_places(self) -> None:
+        symbols = self._symbols
+        start = symbols.first("__start_init_stack", "__start_init_task")
+        end = symbols.first("__end_init_stack", "__end_init_task")
+        if start is None or end is None:
+            raise MissingInformation("the kernel has no symbols around the initial stack")
+        self.thread_size: int = end - start
+        self.init_task = symbols.required("init_task")
+        self.user_regs_below_top = self.regs_size
+        if symbols.address(FRED_ENTRY) is not None:
+            self.user_regs_below_top += FRED_PADDING
+        self.fork_return = symbols.first(*FORK_RETURN)
+        self.fork_return_taken = self._compared_fork_return()
+
+    def _compared_fork_return(self) -> int | None:
+        """The address by which ``__unwind_start()`` knows a task that never ran.
+
+        From 6.6 on, until they took over commit 3bf19a0fb690, kernels compare with the C
+        function ``ret_from_fork`` and so look up the byte before ``ret_from_fork_asm``. Which
+        of the two a kernel compares with is read off the function's code.
+        """
+        symbols = self._symbols
+        assembly, function = (symbols.address(name) for name in FORK_RETURN)
+        if assembly is None or function is None:
+            return self.fork_return
+        start = symbols.required("__unwind_start")
+        try:
+            code = self._prog.read(start, 0x300)
+        except FaultError:
+            return assembly
+        return assembly if _refers_to(code, start, assembly) else function
+
+    def task_stack(self, stack: int) -> Range:
+        """Bounds of the task stack at an address."""
+        return Range("task", stack, stack + self.thread_size)
+
+    def user_regs(self, stack: int) -> int:
+        """``task_pt_regs()``: where an entry from user mode saves the registers."""
+        return stack + self.thread_size - self.user_regs_below_top
+
+    def cpu_stacks(self, cpu: int) -> Iterator[Range]:
+        """The stacks of a CPU beside the task's (arch/x86/kernel/dumpstack_64.c).
+
+        :raises drgn.FaultError: if the dump lacks the per-CPU variables.
+        """
+        prog, symbols = self._prog, self._symbols
+        base = prog.read_u64(symbols.required("__per_cpu_offset") + 8 * cpu)
+        yield from self._irq_stack(base)
+        exceptions = symbols.address("cea_exception_stacks")
+        area = prog.read_u64(exceptions + base & MASK) if exceptions is not None else 0
+        if not area:
+            return
+        yield from self._exception_stacks(area)
+        yield from self._entry_stack(area)
+
+    def _exception_stacks(self, area: int) -> Iterator[Range]:
+        layout = self._prog.type("struct cea_exception_stacks")
+        for name in EXCEPTION_STACKS:
+            offset = member_offset(layout, f"{name}_stack")
+            if offset is not None:
+                low = area + offset
+                yield Range(name, low, low + sizeof(layout.member(f"{name}_stack").type))
+
+    def _entry_stack(self, area: int) -> Iterator[Range]:
+        """The entry stack, found from the exception stacks of the same ``cpu_entry_area``."""
+        layout = self._prog.type("struct cpu_entry_area")
+        stacks = member_offset(layout, "estacks")
+        page = member_offset(layout, "entry_stack_page")
+        if stacks is not None and page is not None:
+            low = area - stacks + page
+            yield Range("entry", low, low + sizeof(layout.member("entry_stack_page").type))
+
+    def _irq_stack(self, base: int) -> Iterator[Range]:
+        """The pointer is to the stack's top-most word (6.2 to 6.14: a member of ``pcpu_hot``)."""
+        place = self._symbols.address("hardirq_stack_ptr")
+        hot = self._symbols.address("pcpu_hot")
+        if place is None and hot is not None:
+            offset = member_offset(self._prog.type("struct pcpu_hot"), "hardirq_stack_ptr")
+            place = None if offset is None else hot + offset
+        top = self._prog.read_u64(place + base & MASK) if place is not None else 0
+        if top:
+            size = IRQ_STACK_SIZE * self.thread_size // THREAD_SIZE
+            yield Range("irq", top + 8 - size, top + 8)
+
+
+def _refers_to(code: bytes, start: int, target: int) -> bool:
+    """Whether code at an address has a 32-bit operand, absolute or relative to the next
+    instruction, that names the target."""
+    absolute = (target & 0xFFFFFFFF).to_bytes(4, "little")
+    if absolute in code:
+        return True
+    return any(
+        start + i + 4 + int.from_bytes(code[i : i + 4], "little", signed=True) == target
+        for i in range(len(code) - 4)
+    )

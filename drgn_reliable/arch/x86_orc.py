@@ -1,0 +1,494 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""x86_64 with the ORC unwinder: steps as ``unwind_next_frame()`` of
+arch/x86/kernel/unwind_orc.c does, from 5.14 to 7.3. Where releases differ, a probe decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+
+from drgn import FaultError, Program
+
+from drgn_reliable.arch.x86_64 import (
+    FORK_RETURN,
+    IDLE_TOP_SLACK,
+    MASK,
+    STACK_END_MAGIC,
+    STACK_ORDER,
+    STARTUP,
+    USER_MODE,
+    CpuRegisters,
+    Facts,
+    Range,
+    StackRegisters,
+)
+from drgn_reliable.errors import UnsupportedKernel
+from drgn_reliable.memory import StackMemory
+from drgn_reliable.model import CodeKind, End, FoundBy, TaskKind, Walk
+from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
+from drgn_reliable.symbols import Symbols
+from drgn_reliable.tables.orc import FRAME_POINTER_RULE, Base, OrcTables, Rule, Shape
+from drgn_reliable.tasks import Task
+from drgn_reliable.text import Text, lookup_address
+from drgn_reliable.walk import State
+
+__all__ = ("OrcState", "OrcUnwinder")
+
+REGISTER_OF_BASE = {
+    Base.AX: "ax",
+    Base.DX: "dx",
+    Base.DI: "di",
+    Base.R10: "r10",
+    Base.R13: "r13",
+}
+
+MISSING_RULE = {
+    CodeKind.BPF: "bpf-no-unwind-data",
+    CodeKind.KPROBE: "kprobe-slot",
+    CodeKind.OPTPROBE: "optprobe-slot",
+    CodeKind.MODULE: "module-without-orc",
+    CodeKind.MODULE_INIT: "module-without-orc",
+}
+"""The reason that code without a rule gives, by its kind; ``no-unwind-data`` for the rest."""
+
+FRAME_POINTER_SAMPLE = ("do_exit", "do_nanosleep", "kthread", "vfs_read", "worker_thread")
+"""C functions whose unwind data show whether the kernel was built with frame pointers."""
+SAMPLE_OFFSET = 0x60
+"""Bytes into each: past its prologue."""
+
+
+class OrcState(State):
+    """The registers that the ORC unwinder follows, and where it may read."""
+
+    __slots__ = (
+        "task",
+        "bp",
+        "regs",
+        "full_regs",
+        "previous_regs",
+        "stack",
+        "stacks",
+        "visited",
+        "cursor",
+    )
+
+    def __init__(self, task: Task, stack: StackMemory) -> None:
+        self.task = task
+        self.pc = self.sp = self.bp = 0
+        self.exact = self.done = False
+        self.end = End.STOPPED
+        self.found_by = FoundBy.SWITCH_FRAME
+        self.regs: StackRegisters | CpuRegisters | None = None
+        """The exception's registers that gave this frame; None if a call gave it."""
+        self.full_regs = False
+        self.previous_regs: StackRegisters | CpuRegisters | None = None
+        self.stack = stack
+        self.stacks: Sequence[Range] = ()
+        """Stacks that the walk may pass to: none for a task that is not running."""
+        self.visited = {stack.name}
+        self.cursor = Cursor()
+
+    def register(self, name: str) -> int | None:
+        """A register of the interrupted context, if one is known (``get_reg()``)."""
+        if self.regs and self.full_regs:
+            return self.regs.get(name)
+        if self.regs and self.previous_regs:
+            return self.previous_regs.get(name)
+        return None
+
+
+class OrcUnwinder:
+    """See :class:`drgn_reliable.walk.Unwinder`.
+
+    :param cpu_registers: gives the registers of the CPU that a task runs on, by drgn's names,
+        or None if the dump lacks them.
+    :raises UnsupportedKernel: if the kernel was built without ORC.
+    :raises MissingInformation: if a symbol or type is missing.
+    """
+
+    def __init__(
+        self,
+        prog: Program,
+        symbols: Symbols,
+        text: Text,
+        probes: ReturnProbes,
+        cpu_registers: Callable[[Task], Mapping[str, int] | None],
+    ) -> None:
+        if symbols.address("__start_orc_unwind_ip") is None:
+            raise UnsupportedKernel(
+                "this x86_64 kernel was built without the ORC unwinder (it has no symbol "
+                "__start_orc_unwind_ip); its frame pointers cannot be followed yet"
+            )
+        self._prog = prog
+        self.text = text
+        self.facts = Facts(prog, symbols)
+        self._graph = FunctionGraph(prog, symbols)
+        self._probes = probes
+        self._cpu_registers = cpu_registers
+        self.orc = OrcTables(prog, symbols, text)
+        self.name = self.orc.format.name
+        self._rules: dict[tuple[int, bool], Rule | None] = {}
+        self._initialised = self._flag(symbols.address("orc_init"))
+        self.frame_pointers = self._built_with_frame_pointers(symbols)
+
+    def _flag(self, address: int | None) -> bool:
+        try:
+            return address is None or bool(self._prog.read_u8(address))
+        except FaultError:
+            return True
+
+    def _built_with_frame_pointers(self, symbols: Symbols) -> bool:
+        """CONFIG_FRAME_POINTER makes the kernel refuse exceptions, ORC or not. The configuration
+        is rarely in a dump, but with it every function's frame is found from BP."""
+        votes = []
+        for name in FRAME_POINTER_SAMPLE:
+            address = symbols.address(name)
+            try:
+                rule = self._rule(address + SAMPLE_OFFSET, True) if address else None
+            except FaultError:
+                continue
+            if rule:
+                votes.append(rule.sp_base is Base.BP)
+        return len(votes) >= 2 and all(votes)
+
+    # Start -------------------------------------------------------------------------------
+
+    def start(self, task: Task, walk: Walk) -> OrcState:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        _, low, high = self.facts.task_stack(task.stack)
+        stack = StackMemory(self._prog, low, high, task.saved_sp, "task")
+        state = OrcState(task, stack)
+        if not self._initialised:
+            walk.note("orc-not-initialised", "orc_init is false", pc=None, sp=None)
+        if task.on_cpu:
+            self._start_running(state, walk)
+        else:
+            self._start_switched_out(state, walk)
+        return state
+
+    def _start_switched_out(self, state: OrcState, walk: Walk) -> None:
+        """The saved context is a ``struct inactive_task_frame`` at the saved stack pointer."""
+        facts, stack = self.facts, state.stack
+        frame = state.task.saved_sp
+        state.sp = frame + facts.frame_size & MASK
+        if not stack.contains(frame, facts.frame_size + 1):
+            bounds = f"{stack.low:#x}..{stack.high:#x}"
+            detail = f"saved stack pointer {frame:#x} is not within {bounds}"
+            walk.note("sp-outside-stack", detail, pc=None, sp=frame, value=frame)
+            state.done = True
+            return
+        pc, bp = stack.word(frame + facts.frame_ip), stack.word(frame + facts.frame_bp)
+        if pc is None or bp is None:
+            self._stop_unreadable(state, walk, frame)
+            return
+        state.pc, state.bp = pc, bp
+        state.exact = pc == facts.fork_return_taken
+
+    def _start_running(self, state: OrcState, walk: Walk) -> None:
+        """The saved context is stale; the CPU's registers in the dump are not."""
+        task = state.task
+        walk.note("running", f"on CPU {task.cpu}", pc=None, sp=None)
+        values = self._cpu_registers(task)
+        registers = CpuRegisters(values) if values else None
+        pc, sp, bp = (registers.get(name) if registers else None for name in ("ip", "sp", "bp"))
+        if registers is None or pc is None or sp is None:
+            walk.note("no-crash-registers", f"CPU {task.cpu}", pc=None, sp=None)
+            state.done = True
+            return
+        state.regs = registers
+        state.found_by = FoundBy.CRASH_REGISTERS
+        state.pc, state.sp, state.bp = pc, sp, bp or 0
+        state.exact = state.full_regs = True
+        if (registers.get("cs") or 0) & USER_MODE:
+            return
+        state.visited = set()
+        state.stacks = self._stacks_of(task)
+        if not self._enter(state, walk, sp):
+            detail = f"SP {sp:#x} is on no known stack of CPU {task.cpu}"
+            walk.note("sp-outside-stack", detail, pc=pc, sp=sp, value=sp)
+
+    def _stacks_of(self, task: Task) -> list[Range]:
+        found = [self.facts.task_stack(task.stack)]
+        # If the dump lacks them, a walk that leaves the task's stack says slot-outside-stack.
+        with contextlib.suppress(FaultError):
+            found += self.facts.cpu_stacks(task.cpu)
+        return found
+
+    # One step ----------------------------------------------------------------------------
+
+    def at_user_registers(self, state: OrcState, walk: Walk) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        if state.regs is None:
+            return False
+        if (state.regs.get("cs") or 0) & USER_MODE:
+            return True
+        if self.frame_pointers and state.regs.address is not None:
+            detail = f"an exception's registers at {state.regs.address:#x}"
+            walk.note("exception-frame-pointer", detail, pc=state.pc, sp=state.sp)
+        return False
+
+    def step(self, state: OrcState, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        key = (state.pc, state.exact)
+        if key in self._rules:
+            rule = self._rules[key]
+        else:
+            try:
+                rule = self._rule(*key)
+            except FaultError as e:
+                self._stop_unreadable(state, walk, e.address)
+                return
+        found_by = FoundBy.ORC
+        if rule is None:
+            self._note_missing(state, walk)
+            rule, found_by = FRAME_POINTER_RULE, FoundBy.GUESS
+        elif rule is FRAME_POINTER_RULE:
+            found_by = FoundBy.BPF_FRAME_POINTER
+        if rule.shape is Shape.END:
+            state.end = End.END_OF_STACK
+            state.done = True
+        elif rule.shape is Shape.UNDEFINED:
+            self._note_undefined(state, walk)
+            state.done = True
+        else:
+            self._step_by(rule, found_by, state, walk)
+
+    def _rule(self, pc: int, exact: bool) -> Rule | None:
+        """The rule for a program counter, decided once.
+
+        :raises drgn.FaultError: if the dump lacks that part of the tables.
+        """
+        rule = self._rules[pc, exact] = self.orc.find(lookup_address(pc, exact))
+        return rule
+
+    def _step_by(self, rule: Rule, found_by: FoundBy, state: OrcState, walk: Walk) -> None:
+        left, old_sp, old_pc = state.stack, state.sp, state.pc
+        sp = self._caller_sp(state, walk, rule)
+        if sp is None:
+            state.done = True
+            return
+        if rule.shape is Shape.CALL:
+            moved = self._to_caller(state, walk, sp, found_by)
+        else:
+            moved = self._to_interrupted(state, walk, sp, rule.shape)
+        state.exact = rule.exact
+        if not moved or not self._restore_bp(state, walk, rule, sp):
+            state.done = True
+        elif state.stack is left and left.contains(state.sp, 8) and state.sp <= old_sp:
+            detail = f"SP went from {old_sp:#x} to {state.sp:#x}"
+            walk.note("wrong-direction", detail, pc=old_pc, sp=old_sp, value=state.sp)
+            state.done = True
+
+    def _caller_sp(self, state: OrcState, walk: Walk, rule: Rule) -> int | None:
+        base = rule.sp_base
+        if base is Base.SP:
+            return state.sp + rule.sp_offset & MASK
+        if base is Base.BP:
+            return state.bp + rule.sp_offset & MASK
+        if base is Base.SP_INDIRECT:
+            word = self._read(state, walk, state.sp)
+            return None if word is None else word + rule.sp_offset & MASK
+        if base is Base.BP_INDIRECT:
+            return self._read(state, walk, state.bp + rule.sp_offset & MASK)
+        name = REGISTER_OF_BASE.get(base) if base is not None else None
+        if name is None:
+            walk.note("bad-unwind-data", f"stack base {base!r}", pc=state.pc, sp=state.sp)
+            return None
+        value = state.register(name)
+        if value is None:
+            detail = f"the stack pointer is in {name}, which was not saved"
+            walk.note("register-unknown", detail, pc=state.pc, sp=state.sp)
+        return value
+
+    def _to_caller(self, state: OrcState, walk: Walk, sp: int, found_by: FoundBy) -> bool:
+        slot = sp - 8 & MASK
+        pc = self._read(state, walk, slot)
+        if pc is None:
+            return False
+        state.found_by = found_by
+        if pc == self._graph.trampoline:
+            pc = self._traced_return(state, walk, slot)
+        if pc == self._probes.trampoline:
+            pc = self._probed_return(state, walk, slot)
+        if pc is None:
+            return False
+        state.pc, state.sp = pc, sp
+        state.regs = state.previous_regs = None
+        return True
+
+    def _to_interrupted(self, state: OrcState, walk: Walk, at: int, shape: Shape) -> bool:
+        """The frame was interrupted: the CPU, and the entry code if ``shape`` is full, saved its
+        registers at an address."""
+        if shape not in (Shape.REGS, Shape.REGS_PARTIAL):
+            walk.note("bad-unwind-data", "unknown frame type", pc=state.pc, sp=state.sp)
+            return False
+        full = shape is Shape.REGS
+        missing = 0 if full else self.facts.register_offsets["ip"]
+        size = self.facts.regs_size - missing
+        if not state.stack.contains(at, size) and not self._enter(state, walk, at, size):
+            detail = f"{size} bytes at {at:#x} are not within an accessible stack"
+            walk.note("regs-outside-stack", detail, pc=state.pc, sp=state.sp, value=at)
+            return False
+        regs = StackRegisters(state.stack, at - missing & MASK, self.facts.register_offsets)
+        pc, sp = regs.get("ip"), regs.get("sp")
+        if pc is None or sp is None:
+            self._stop_unreadable(state, walk, at)
+            return False
+        state.found_by = FoundBy.PT_REGS if full else FoundBy.PARTIAL_PT_REGS
+        if pc == self._probes.trampoline:
+            # Just returned to: the slot that held the address is the word below SP.
+            pc = self._probed_return(state, walk, sp - 8 & MASK)
+            if pc is None:
+                return False
+        if full:
+            state.previous_regs = None
+        elif state.full_regs:
+            state.previous_regs = state.regs
+        state.pc, state.sp = pc, sp
+        state.regs, state.full_regs = regs, full
+        return True
+
+    def _restore_bp(self, state: OrcState, walk: Walk, rule: Rule, sp: int) -> bool:
+        base = rule.bp_base
+        word: int | None
+        if base is Base.UNDEFINED:
+            word = state.register("bp")
+            state.bp = state.bp if word is None else word
+            return True
+        if base is Base.PREV_SP:
+            word = self._read(state, walk, sp + rule.bp_offset & MASK)
+        elif base is Base.BP:
+            word = self._read(state, walk, state.bp + rule.bp_offset & MASK)
+        else:
+            walk.note("bad-unwind-data", f"frame base {base!r}", pc=state.pc, sp=state.sp)
+            return False
+        if word is None:
+            return False
+        state.bp = word
+        return True
+
+    # Reading stacks ----------------------------------------------------------------------
+
+    def _read(self, state: OrcState, walk: Walk, address: int) -> int | None:
+        """A word of an accessible stack; None, with the reason noted, if there is none."""
+        if not state.stack.contains(address, 8) and not self._enter(state, walk, address):
+            detail = f"{address:#x} is not within an accessible stack"
+            walk.note("slot-outside-stack", detail, pc=state.pc, sp=state.sp, value=address)
+            return None
+        word = state.stack.word(address)
+        if word is None:
+            self._stop_unreadable(state, walk, address)
+        return word
+
+    def _stop_unreadable(self, state: OrcState, walk: Walk, address: int) -> None:
+        detail = f"{address:#x} is not in the dump"
+        walk.note("memory-unreadable", detail, pc=state.pc or None, sp=state.sp, value=address)
+        state.done = True
+
+    def _enter(self, state: OrcState, walk: Walk, address: int, size: int = 8) -> bool:
+        """Pass to the stack that holds an address, if that is allowed (``get_stack_info()``)."""
+        target = next((r for r in state.stacks if address in r), None)
+        if target is None or address + size > target.high:
+            return False
+        if target.name in state.visited:
+            detail = f"{address:#x} is on the {target.name} stack again"
+            walk.note("stack-visited-twice", detail, pc=state.pc, sp=state.sp, value=address)
+            return False
+        left = state.stack.name if state.visited else STACK_ORDER[0]
+        if STACK_ORDER.index(target.name) < STACK_ORDER.index(left):
+            detail = f"from the {left} stack to the {target.name} stack"
+            walk.note("stack-order", detail, pc=state.pc, sp=state.sp, value=address)
+        state.visited.add(target.name)
+        state.stack = StackMemory(self._prog, target.low, target.high, address, target.name)
+        return True
+
+    # Rewritten return addresses (4.4) ----------------------------------------------------
+
+    def _traced_return(self, state: OrcState, walk: Walk, slot: int) -> int | None:
+        try:
+            pc = self._graph.find(state.task, state.cursor, slot)
+        except FaultError as e:
+            self._stop_unreadable(state, walk, e.address)
+            return None
+        if pc is None:
+            detail = f"no entry for the slot {slot:#x} on the tracer's stack"
+            walk.note("fgraph-unrecovered", detail, pc=state.pc, sp=state.sp, value=slot)
+            return self._graph.trampoline
+        state.found_by = FoundBy.FUNCTION_GRAPH
+        return pc
+
+    def _probed_return(self, state: OrcState, walk: Walk, slot: int) -> int | None:
+        if self._probes.refuses_runnable and state.task.run_state == 0:
+            detail = f"the return address at {slot:#x} belongs to a kretprobe"
+            walk.note("rethook-task-runnable", detail, pc=state.pc, sp=state.sp, value=slot)
+        try:
+            pc = self._probes.find(state.task, state.cursor, slot)
+        except FaultError as e:
+            self._stop_unreadable(state, walk, e.address)
+            return None
+        if pc is None:
+            detail = f"no probed return is recorded for the slot {slot:#x}"
+            walk.note("rethook-unrecovered", detail, pc=state.pc, sp=state.sp, value=slot)
+        state.found_by = FoundBy.KRETPROBE
+        return pc
+
+    # What missing and undefined rules mean (4.2, 4.5) -------------------------------------
+
+    def _note_missing(self, state: OrcState, walk: Walk) -> None:
+        code = self.text.at(state.pc, state.exact)
+        reason = MISSING_RULE.get(code.kind, "no-unwind-data")
+        walk.note(reason, str(code), pc=state.pc, sp=state.sp)
+
+    def _note_undefined(self, state: OrcState, walk: Walk) -> None:
+        code = self.text.at(state.pc, exact=True)
+        trampolines = {self._graph.trampoline, self._probes.trampoline} - {None}
+        start = code.pc - code.offset
+        reason = "undefined-unwind-data"
+        if start in trampolines:
+            reason = "fgraph-window" if start == self._graph.trampoline else "rethook-window"
+        walk.note(reason, str(code), pc=state.pc, sp=state.sp)
+
+    # The end (4.1) -----------------------------------------------------------------------
+
+    def finish(self, state: OrcState, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        task = state.task
+        if state.end is End.USER_REGS and state.regs and state.regs.address is not None:
+            expected = self.facts.user_regs(task.stack)
+            if state.regs.address != expected:
+                detail = f"at {state.regs.address:#x}, expected at {expected:#x}"
+                walk.note(
+                    "user-regs-misplaced", detail, pc=None, sp=state.sp, value=state.regs.address
+                )
+        elif state.end is End.END_OF_STACK and not self._ends_here(state):
+            code = self.text.at(state.pc, exact=True)
+            walk.note("end-unexpected", str(code), pc=state.pc, sp=state.sp)
+        self._check_magic(task, walk)
+        self._check_init_text(task, walk)
+
+    def _ends_here(self, state: OrcState) -> bool:
+        """Whether a kernel stack begins at this function and stack pointer."""
+        task = state.task
+        if self.text.at(state.pc, exact=True).symbol in FORK_RETURN:
+            return state.sp == self.facts.user_regs(task.stack)
+        symbol = self.text.at(state.pc, exact=False).symbol
+        below_top = task.stack + self.facts.thread_size - state.sp
+        return symbol in STARTUP and task.kind is TaskKind.IDLE and 0 <= below_top <= IDLE_TOP_SLACK
+
+    def _check_magic(self, task: Task, walk: Walk) -> None:
+        try:
+            magic = self._prog.read_u64(task.stack)
+        except FaultError:
+            return
+        if magic != STACK_END_MAGIC:
+            detail = f"{magic:#x} at {task.stack:#x}, expected {STACK_END_MAGIC:#x}"
+            walk.note("stack-end-overwritten", detail, pc=None, sp=task.stack, value=magic)
+
+    def _check_init_text(self, task: Task, walk: Walk) -> None:
+        """Only the boot CPU's idle task, which started the kernel, keeps frames in init text."""
+        if task.address == self.facts.init_task:
+            return
+        for frame in walk.frames:
+            if frame.code.kind is CodeKind.INIT:
+                walk.note("init-text-freed", str(frame.code), pc=frame.pc, sp=frame.sp)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command ``drgn-reliable``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+import shtab
+from tqdm import tqdm
+
+import drgn_reliable
+from drgn_reliable.commands import (
+    INFO,
+    REASONS,
+    SCAN,
+    Command,
+    exit_code,
+    run_info,
+    run_reasons,
+    run_scan,
+)
+from drgn_reliable.errors import DumpError, ReliableError, UsageError
+from drgn_reliable.kernel import Kernel, open_dump
+from drgn_reliable.tasks import Task
+
+__all__ = ("main", "make_parser")
+
+EXIT_USAGE = 2
+EXIT_DUMP = 3
+EXIT_INTERRUPTED = 130
+
+_EPILOG = """\
+examples:
+  drgn-reliable scan vmcore                 a verdict for every task
+  drgn-reliable scan vmcore --only unreliable -v
+  drgn-reliable info vmcore                 what kernel is in it
+  drgn-reliable reasons                     what can make a trace unreliable
+
+Nothing but the dump is needed: types, symbols and unwind data come from its own memory. In
+drgn's shell the same is at hand as %reliable, %unreliable and %reliable-reasons.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="drgn-reliable",
+        description="Say of every task in a Linux kernel dump whether its kernel stack trace is "
+        "reliable, and if not, why.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=drgn_reliable.__version__)
+    shtab.add_argument_to(parser, "--print-completion", help="print a completion script for SHELL")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    scan = _add(commands, SCAN)
+    _add_dump(scan)
+    scan.add_argument(
+        "--task",
+        action="append",
+        metavar="PID|ADDR",
+        default=[],
+        help="only this thread (PID 0: the idle tasks) or task_struct address; may be repeated",
+    )
+    scan.add_argument(
+        "-o", "--output", metavar="FILE", help="write the report to FILE, whole or not at all"
+    ).complete = shtab.FILE  # type: ignore[attr-defined]
+    _add_dump(_add(commands, INFO))
+    _add(commands, REASONS)
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        command.name,
+        help=command.summary,
+        description=command.description,
+        epilog=command.examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for argument in command.arguments:
+        parser.add_argument(*argument.names, **argument.options)
+    return parser
+
+
+def _add_dump(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "dump", metavar="DUMP", help="a vmcore: ELF or kdump-compressed"
+    ).complete = shtab.FILE  # type: ignore[attr-defined]
+    parser.add_argument(
+        "--symbols",
+        metavar="FILE",
+        help="the kernel's vmlinux or debug file; without it, the standard places are searched "
+        "and then the dump's own BTF and kallsyms are used",
+    ).complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    args = make_parser().parse_args(argv)
+    try:
+        return _run(args)
+    except UsageError as e:
+        return _fail(e, EXIT_USAGE)
+    except DumpError as e:
+        return _fail(e, EXIT_DUMP)
+    except BrokenPipeError:
+        # The reader of a pipe went away: nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+
+
+def _fail(error: ReliableError | str, status: int) -> int:
+    print(f"drgn-reliable: {error}", file=sys.stderr)
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.command == REASONS.name:
+        run_reasons(args, sys.stdout)
+        sys.stdout.flush()
+        return 0
+    kernel = Kernel(open_dump(args.dump, args.symbols))
+    if args.command == INFO.name:
+        run_info(kernel, args, sys.stdout)
+        sys.stdout.flush()
+        return 0
+    with _output(args.output) as out:
+        report = run_scan(kernel, args, args.task, out, _progress)
+    for problem in report.problems:
+        _fail(f"{args.dump}: {problem}", EXIT_DUMP)
+    return exit_code(report)
+
+
+def _progress(tasks: Iterable[Task], total: int) -> Iterable[Task]:
+    """A bar on a terminal, for what takes long enough to be noticed; nothing in a pipe."""
+    bar: Iterable[Task] = tqdm(
+        tasks, total=total or None, unit=" tasks", leave=False, delay=1, disable=None
+    )
+    return bar
+
+
+@contextmanager
+def _output(path: str | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears under its name only when it is complete."""
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    folder = os.path.dirname(path) or "."
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".drgn-reliable-")
+    except OSError as e:
+        raise UsageError(f"--output {path}: cannot be written ({e.strerror})") from e
+    try:
+        with open(descriptor, "w", encoding="utf-8") as out:
+            yield out
+            out.flush()
+            os.fchmod(descriptor, 0o666 & ~_umask())
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except OSError as e:
+        os.unlink(temporary)
+        raise UsageError(f"--output {path}: cannot be written ({e.strerror})") from e
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Every command once: its words, its arguments, and what it does.
+
+:mod:`drgn_reliable.cli` offers the commands to a terminal, :mod:`drgn_reliable.plugin` to drgn's
+shell; both take everything from here, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from drgn_reliable.errors import UsageError
+from drgn_reliable.facts import kernel_facts
+from drgn_reliable.kernel import Kernel
+from drgn_reliable.model import DumpReport, KernelVerdict
+from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
+from drgn_reliable.render import FORMATS, Style, render
+from drgn_reliable.render.table import write_facts, write_reasons
+from drgn_reliable.report import Scanner
+from drgn_reliable.selection import ONLY, Filter, by_importance
+from drgn_reliable.tasks import Task
+
+__all__ = (
+    "INFO",
+    "REASONS",
+    "SCAN",
+    "Argument",
+    "Command",
+    "exit_code",
+    "run_info",
+    "run_reasons",
+    "run_scan",
+)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument, as :meth:`argparse.ArgumentParser.add_argument` takes it."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+def _argument(*names: str, **options: Any) -> Argument:
+    return Argument(names, options)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command is, for whatever front end offers it."""
+
+    name: str
+    summary: str
+    description: str
+    examples: str
+    arguments: tuple[Argument, ...]
+
+
+_VERDICTS = """\
+Two verdicts stand side by side. KERNEL is what the dumped kernel's own
+stack_trace_save_tsk_reliable() would have answered for the task: reliable,
+unreliable, running (on a CPU, not asked) or unsupported. PROOF is what the dump
+can show: proven, refuted or undecided. REASON names what is wrong, with the section of
+the kernel's reliable-stacktrace document; `reasons` explains each."""
+
+_FORMAT_ARGUMENT = _argument(
+    "--format",
+    choices=("table", *FORMATS),
+    default="table",
+    help="table for people (default); json, jsonl, csv, folded (for flame graphs) for machines",
+)
+
+SCAN = Command(
+    "scan",
+    "say of every task whether its kernel stack trace is reliable, and why not",
+    _VERDICTS,
+    """\
+examples:
+  drgn-reliable scan vmcore                        every task, what matters first
+  drgn-reliable scan vmcore --only unreliable -v   traces and reasons of the unreliable
+  drgn-reliable scan vmcore --task 1 --task 0xffff888100be8000 -v
+  drgn-reliable scan vmcore --group                identical stacks once
+  drgn-reliable scan vmcore --format json -o report.json
+  drgn-reliable scan vmcore --format folded | flamegraph.pl > stacks.svg
+
+exit status:
+  0  no task is unreliable (tasks running on a CPU do not count)
+  1  at least one of the tasks reported is unreliable, or the kernel has no
+     reliable stack trace
+  2  usage: an argument is wrong
+  3  the dump cannot be opened, lacks what is needed, or could not be read whole
+""",
+    (
+        _argument(
+            "--only",
+            action="append",
+            choices=tuple(ONLY),
+            default=[],
+            help="only tasks with this verdict or of this kind; may be given more than once",
+        ),
+        _argument(
+            "--reason",
+            action="append",
+            metavar="ID",
+            default=[],
+            help="only tasks with this reason (see the reasons command); may be repeated",
+        ),
+        _FORMAT_ARGUMENT,
+        _argument(
+            "-v",
+            "--verbose",
+            action="store_true",
+            help="show every frame, how it was found, and every reason",
+        ),
+        _argument(
+            "--group",
+            action="store_true",
+            help="show identical stacks once, with the tasks that share them",
+        ),
+    ),
+)
+
+REASONS = Command(
+    "reasons",
+    "list the reasons that make a trace unreliable",
+    "List the catalogue of reasons: the section of the kernel's reliable-stacktrace "
+    "document, whether the kernel itself refuses the trace because of it or accepts it "
+    "(advisory), and what it does to the proof.",
+    """\
+examples:
+  drgn-reliable reasons                   all of them, a line each
+  drgn-reliable reasons kprobe-slot       all that is known of one
+  drgn-reliable reasons --section 4.4     a section's
+""",
+    (
+        _argument("id", nargs="*", metavar="ID", help="only these reasons, in full"),
+        _argument(
+            "--section",
+            choices=tuple(SECTIONS),
+            help="only the reasons of a section of the document",
+        ),
+        _argument(
+            "--format",
+            choices=("table", "json"),
+            default="table",
+            help="table for people (default) or json for machines",
+        ),
+        _argument("-v", "--verbose", action="store_true", help="show all that is known of each"),
+    ),
+)
+
+INFO = Command(
+    "info",
+    "show what kernel a dump holds and where its types and symbols come from",
+    "Show the dumped kernel's release, architecture and unwinder, where types and symbols "
+    "come from, and whether it supports livepatch and reliable stack traces.",
+    "",
+    (
+        _argument(
+            "--format",
+            choices=("table", "json"),
+            default="table",
+            help="table for people (default) or json for machines",
+        ),
+    ),
+)
+
+Progress = Callable[[Iterable[Task], int], Iterable[Task]]
+
+
+def _no_progress(tasks: Iterable[Task], total: int) -> Iterable[Task]:
+    return tasks
+
+
+def run_scan(
+    kernel: Kernel,
+    args: argparse.Namespace,
+    wanted: Sequence[str],
+    out: TextIO,
+    progress: Progress = _no_progress,
+) -> DumpReport:
+    """Walk the wanted tasks (all if none is named), write the report and return it.
+
+    :param wanted: PIDs or task addresses.
+    :raises UsageError: if an argument is wrong; nothing has been written then.
+    """
+    passes = Filter(args.only, args.reason)
+    if args.format != "table" and (args.verbose or args.group):
+        raise UsageError(
+            f"--verbose and --group are for tables; --format {args.format} has every frame"
+        )
+    scanner = Scanner(kernel)
+    tasks: Iterable[Task] = kernel.tasks
+    if wanted:
+        found = {task.address: task for name in wanted for task in kernel.tasks.find(name)}
+        tasks = found.values()
+    else:
+        tasks = progress(tasks, kernel.expected_tasks())
+    reports = [report for report in scanner.reports(tasks) if passes(report)]
+    if args.format == "table":
+        reports = by_importance(reports)
+    report = scanner.dump_report(kernel.prog.core_dump_path or "", reports)
+    render(report, args.format, Style(args.verbose, args.group), out)
+    return report
+
+
+def exit_code(report: DumpReport) -> int:
+    """The exit status that the scan's help documents."""
+    if report.problems:
+        return 3
+    bad = (KernelVerdict.UNRELIABLE, KernelVerdict.UNSUPPORTED)
+    return int(any(task.kernel.verdict in bad for task in report.tasks))
+
+
+def run_reasons(args: argparse.Namespace, out: TextIO) -> list[ReasonKind]:
+    """Write the wanted rows of the catalogue and return them.
+
+    :raises UsageError: for an identifier that is not in the catalogue.
+    """
+    for id in args.id:
+        if id not in CATALOGUE:
+            raise UsageError(f"reason {id!r} is not in the catalogue; `reasons` lists it")
+    kinds = [
+        kind
+        for kind in CATALOGUE.values()
+        if (not args.id or kind.id in args.id) and args.section in (None, kind.section)
+    ]
+    if args.format == "json":
+        rows = [
+            {**kind._asdict(), "proof": kind.proof.value, "advisory": kind.advisory}
+            for kind in kinds
+        ]
+        out.write(json.dumps(rows, indent=1) + "\n")
+    else:
+        write_reasons(kinds, out, details=bool(args.id) or args.verbose)
+    return kinds
+
+
+def run_info(kernel: Kernel, args: argparse.Namespace, out: TextIO) -> dict[str, Any]:
+    """Write what is known of the kernel and return it."""
+    facts = kernel_facts(kernel)
+    if args.format == "json":
+        out.write(json.dumps(facts, indent=1) + "\n")
+    else:
+        write_facts(facts, out)
+    return facts

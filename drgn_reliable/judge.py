@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The two verdicts, from a finished walk alone.
+
+Error numbers of the kernel's answer, negative as the kernel returns them:
+
+* ``-EINVAL`` (-22): ``stack_trace_save_tsk_reliable()`` found the trace unreliable;
+* ``-EBUSY`` (-16): the task was running; the livepatch code does not ask for its stack;
+* ``-ENOSYS`` (-38): that kernel has no reliable stack trace;
+* ``-EFAULT`` (-14): the dump lacks memory that the kernel itself could read. What the kernel
+  would have answered cannot be known, and is never taken to be "reliable".
+"""
+
+from __future__ import annotations
+
+import errno
+
+from drgn_reliable.model import (
+    End,
+    KernelAnswer,
+    KernelVerdict,
+    ProofAnswer,
+    ProofVerdict,
+    Walk,
+)
+from drgn_reliable.reasons import CATALOGUE, Effect
+
+__all__ = ("kernel_answer", "proof_answer")
+
+
+def kernel_answer(walk: Walk, *, running: bool, supported: bool) -> KernelAnswer:
+    """What the dumped kernel would have answered.
+
+    :param supported: whether that kernel has a reliable stack trace.
+    """
+    if not supported:
+        return KernelAnswer(KernelVerdict.UNSUPPORTED, -errno.ENOSYS, ())
+    if running:
+        return KernelAnswer(KernelVerdict.RUNNING, -errno.EBUSY, ())
+    refusal = next((r for r in walk.reasons if CATALOGUE[r.id].kernel), None)
+    if refusal is None:
+        return KernelAnswer(KernelVerdict.RELIABLE, 0, _entries(walk))
+    number = errno.EFAULT if refusal.id == "memory-unreadable" else errno.EINVAL
+    return KernelAnswer(KernelVerdict.UNRELIABLE, -number, ())
+
+
+def proof_answer(walk: Walk) -> ProofAnswer:
+    """What the dump can show of the trace."""
+    effects = {CATALOGUE[r.id].proof for r in walk.reasons}
+    if Effect.REFUTES in effects:
+        verdict = ProofVerdict.REFUTED
+    elif Effect.LEAVES_OPEN in effects or walk.end is End.STOPPED:
+        verdict = ProofVerdict.UNDECIDED
+    else:
+        verdict = ProofVerdict.PROVEN
+    return ProofAnswer(verdict, _entries(walk))
+
+
+def _entries(walk: Walk) -> tuple[int, ...]:
+    return tuple([frame.code.pc for frame in walk.frames])

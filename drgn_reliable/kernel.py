@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One opened kernel: where its types and symbols come from, and what it can do.
+
+:func:`open_dump` makes a drgn program of a file; :class:`Kernel` takes any drgn program of a
+Linux kernel (a dump, ``/proc/kcore``, the one of drgn's shell) and adds what the program lacks:
+types from BTF if there is no debug information, symbols from kallsyms.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+
+from drgn import (
+    Architecture,
+    FaultError,
+    Object,
+    Program,
+    ProgramFlags,
+)
+
+from drgn_reliable.arch.x86_64 import SAVED_SP, STARTUP, ends_call
+from drgn_reliable.arch.x86_orc import OrcUnwinder
+from drgn_reliable.btf import Btf, BtfError
+from drgn_reliable.btftypes import BtfTypes
+from drgn_reliable.errors import DumpError, MissingInformation, UnsupportedKernel, UsageError
+from drgn_reliable.generated import GeneratedText
+from drgn_reliable.memory import (
+    BrokenList,
+    Layout,
+    byte_order,
+    container_nodes,
+)
+from drgn_reliable.modules import ModuleList
+from drgn_reliable.returns import ReturnProbes
+from drgn_reliable.symbols import Symbols
+from drgn_reliable.tasks import Task, TaskList
+from drgn_reliable.text import Text
+
+__all__ = ("Kernel", "open_dump")
+
+_FINDER = "drgn_reliable"
+"""Name under which the finders are registered with drgn."""
+
+ARCHITECTURE_NAMES = {
+    Architecture.X86_64: "x86_64",
+    Architecture.I386: "i386",
+    Architecture.AARCH64: "aarch64",
+    Architecture.ARM: "arm",
+    Architecture.PPC64: "ppc64",
+    Architecture.RISCV64: "riscv64",
+    Architecture.RISCV32: "riscv32",
+    Architecture.S390X: "s390x",
+    Architecture.S390: "s390",
+    Architecture.UNKNOWN: "unknown",
+}
+
+
+def open_dump(path: str, symbols: str | None = None) -> Program:
+    """Open a dump with drgn, and the kernel's debug information if it can be found.
+
+    Only drgn's standard directories are searched, never the network.
+
+    :param symbols: the dumped kernel's vmlinux or its debug file.
+    :raises DumpError: if the file is not a Linux kernel dump that drgn can open.
+    :raises UsageError: if the symbols cannot be used for this dump.
+    """
+    if not os.path.isfile(path):
+        what = "is not a file" if os.path.exists(path) else "does not exist"
+        raise DumpError(f"{path}: {what}; name a vmcore")
+    prog = Program()
+    try:
+        prog.set_core_dump(path)
+    except PermissionError as e:
+        raise DumpError(f"{path}: may not be read ({e.strerror})") from e
+    except Exception as e:
+        raise DumpError(f"{path}: not a kernel dump that drgn can open ({e})") from e
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise DumpError(
+            f"{path}: an ELF core without VMCOREINFO: not a Linux kernel dump, or one taken "
+            "without it (QEMU: add -device vmcoreinfo and load qemu_fw_cfg in the guest)"
+        )
+    _find_debug_info(prog, symbols)
+    return prog
+
+
+def _find_debug_info(prog: Program, symbols: str | None) -> None:
+    """Give the kernel its debug information, if there is any: the dump's BTF serves as well."""
+    main, _ = next(prog.loaded_modules())
+    if symbols is None:
+        prog.set_enabled_debug_info_finders(["standard"])
+        prog.find_standard_debug_info([main])
+        return
+    if not os.path.isfile(symbols):
+        raise UsageError(f"--symbols {symbols}: no such file")
+    main.try_file(symbols)
+    if main.debug_file_path is None:
+        raise UsageError(
+            f"--symbols {symbols}: not the debug information of the dumped kernel, whose build "
+            f"ID is {main.build_id.hex() if main.build_id else 'unknown'}"
+        )
+
+
+def _debug_file(prog: Program) -> str | None:
+    try:
+        path: str | None = prog.main_module().debug_file_path
+        return path
+    except LookupError:
+        return None
+
+
+class Kernel:
+    """A Linux kernel in a drgn program.
+
+    :param cpu_registers: gives the registers of the CPU that a task runs on, by drgn's names,
+        where the program itself does not have them.
+    :raises UnsupportedKernel: for an architecture or unwinder that is not known.
+    :raises MissingInformation: if neither the dump nor debug information has what is needed.
+    """
+
+    def __init__(
+        self,
+        prog: Program,
+        cpu_registers: Callable[[Task], Mapping[str, int] | None] | None = None,
+    ) -> None:
+        self.prog = prog
+        self.architecture = self._known_architecture()
+        self.vmcoreinfo = _vmcoreinfo(prog)
+        self.release = self.vmcoreinfo.get("OSRELEASE", "unknown")
+        self.symbols = Symbols(prog)
+        self._register_symbols()
+        self.types = self._provide_types()
+        self.problems: list[str] = []
+        self._cpu_registers = cpu_registers or self._drgn_registers
+        self.modules = ModuleList(prog, self.symbols.address("modules"))
+        page_size = int(self.vmcoreinfo.get("PAGESIZE", "4096"))
+        self.generated = GeneratedText(prog, self.symbols, page_size)
+        self.text = Text(prog, self.symbols, self.modules, self.generated, ends_call, STARTUP)
+        self.probes = ReturnProbes(prog, self.symbols)
+        self.tasks = TaskList(prog, self.symbols, SAVED_SP, self.probes.task_list)
+        self.unwinder = OrcUnwinder(prog, self.symbols, self.text, self.probes, self._cpu_registers)
+        self._add_module_types()
+
+    @property
+    def supports_reliable(self) -> bool:
+        """Whether the kernel has ``arch_stack_walk_reliable()``."""
+        return self.symbols.address("arch_stack_walk_reliable") is not None
+
+    @property
+    def supports_livepatch(self) -> bool:
+        """Whether livepatching is built in."""
+        return self.symbols.first("klp_enable_patch", "klp_transition_patch") is not None
+
+    def expected_tasks(self) -> int:
+        """About how many tasks there are, to show progress by; 0 if unknown."""
+        address = self.symbols.address("nr_threads")
+        try:
+            return self.prog.read_u32(address) if address is not None else 0
+        except FaultError:
+            return 0
+
+    def _known_architecture(self) -> str:
+        platform = self.prog.platform
+        name = ARCHITECTURE_NAMES.get(platform.arch, str(platform.arch)) if platform else "?"
+        if name != "x86_64":
+            raise UnsupportedKernel(
+                f"architecture {name} is not supported; drgn_reliable walks x86_64 kernels"
+            )
+        return name
+
+    # Symbols and types -------------------------------------------------------------------
+
+    def _register_symbols(self) -> None:
+        """Offer kallsyms to drgn too, after what it has."""
+        if self.symbols.kallsyms and _FINDER not in self.prog.registered_symbol_finders():
+            self.prog.register_symbol_finder(_FINDER, self.symbols.finder, enable_index=-1)
+
+    def _provide_types(self) -> str:
+        """Use the program's types if it has the kernel's, or else BTF; says which."""
+        self._btf: BtfTypes | None = None
+        try:
+            self.prog.type("struct task_struct")
+        except LookupError:
+            self._btf = self._register_btf()
+            return "BTF in the dump"
+        if _FINDER in self.prog.registered_type_finders():
+            self._btf = self.prog.cache.get(_FINDER + ".btf")
+            return "BTF in the dump"
+        return f"debug information ({_debug_file(self.prog) or 'of the program'})"
+
+    def _register_btf(self) -> BtfTypes:
+        start, stop = self.symbols.address("__start_BTF"), self.symbols.address("__stop_BTF")
+        if start is None or stop is None:
+            raise MissingInformation(
+                "no types: the kernel was built without BTF (no symbol __start_BTF) and there "
+                "is no debug information; name the kernel's vmlinux with --symbols"
+            )
+        little = byte_order(self.prog) == "<"
+        try:
+            base = Btf(self.prog.read(start, stop - start), little_endian=little)
+        except FaultError as e:
+            raise MissingInformation(
+                f"no types: the dump lacks the kernel's BTF at {start:#x} ({e}); name the "
+                "kernel's vmlinux with --symbols"
+            ) from e
+        except BtfError as e:
+            raise MissingInformation(
+                f"no types: the kernel's BTF at {start:#x} is damaged ({e}); name the kernel's "
+                "vmlinux with --symbols"
+            ) from e
+        types = BtfTypes(self.prog, base, self.symbols.address)
+        self.prog.register_type_finder(_FINDER, types.find_type, enable_index=-1)
+        self.prog.register_object_finder(_FINDER, types.find_object, enable_index=-1)
+        self.prog.cache[_FINDER + ".btf"] = types
+        return types
+
+    def _add_module_types(self) -> None:
+        """Hand the places of the modules' split BTF to the type finder, which reads them when a
+        type is not the kernel's own."""
+        if self._btf is not None and not self._btf.module_loader:
+            self._btf.module_loader = self._module_btfs
+
+    def _module_btfs(self) -> list[bytes]:
+        """The raw split BTF of each module. The module's own copy is freed once it is loaded;
+        ``btf_modules`` keeps the one that was parsed."""
+        head = self.symbols.address("btf_modules")
+        if head is None:
+            return []
+        entry = Layout(self.prog.type("struct btf_module"), {"list": "list.next", "btf": "btf"})
+        blob = Layout(self.prog.type("struct btf"), {"data": "data", "size": "data_size"})
+        found = []
+        try:
+            for node in container_nodes(self.prog, head, entry.offsets["list"], 1 << 16):
+                btf = entry.read(self.prog, node)["btf"]
+                where = blob.read(self.prog, btf)
+                found.append(self.prog.read(where["data"], where["size"]))
+        except (BrokenList, FaultError) as e:
+            self.problems.append(f"BTF of modules: {e}")
+        return found
+
+    # Running tasks -----------------------------------------------------------------------
+
+    def _drgn_registers(self, task: Task) -> Mapping[str, int] | None:
+        """The registers that the dump holds for the CPU of a running task (NT_PRSTATUS)."""
+        pointer = Object(self.prog, "struct task_struct *", task.address)
+        try:
+            registers: dict[str, int] = self.prog.stack_trace(pointer)[0].registers()
+            return registers
+        except (LookupError, ValueError, FaultError, IndexError):
+            return None
+
+
+def _vmcoreinfo(prog: Program) -> dict[str, str]:
+    try:
+        text = prog["VMCOREINFO"].string_().decode("ascii", "replace")
+    except LookupError as e:
+        raise DumpError("the program has no VMCOREINFO: not a Linux kernel") from e
+    return dict(re.findall(r"^([^=\n]+)=(.*)$", text, re.MULTILINE))

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Read a dump's memory in bulk.
+
+* :class:`Layout` reads chosen members of a C struct in one go, at offsets probed from its type.
+* :class:`StackMemory` holds the used part of one stack, read once; what the dump lacks of it is
+  a hole, and reading a hole gives None, never zero.
+* :func:`list_nodes` follows a kernel list, bounded, and says when the list is broken.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from drgn import FaultError, PlatformFlags, Program, Type, TypeKind, offsetof
+
+from drgn_reliable.errors import MissingInformation
+
+__all__ = (
+    "BrokenList",
+    "Layout",
+    "StackMemory",
+    "byte_order",
+    "container_nodes",
+    "list_nodes",
+    "member_offset",
+)
+
+PAGE_SIZE = 4096
+"""Granularity, in bytes, at which a partly unreadable stack is tried piece by piece. No Linux
+page is smaller."""
+
+_FORMATS = {(1, False): "B", (2, False): "H", (4, False): "I", (8, False): "Q"}
+_FORMATS |= {(size, True): code.lower() for (size, _), code in _FORMATS.items()}
+
+
+def byte_order(prog: Program) -> str:
+    """The :mod:`struct` prefix of the dump's byte order."""
+    little = prog.platform and prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
+    return "<" if little else ">"
+
+
+def _underlying(type_: Type) -> Type:
+    while type_.kind == TypeKind.TYPEDEF:
+        type_ = type_.type
+    return type_
+
+
+def member_offset(type_: Type, path: str) -> int | None:
+    """Offset in bytes of a member such as ``"thread.sp"``, or None where the type lacks it."""
+    try:
+        offset: int = offsetof(type_, path)
+        return offset
+    except LookupError:
+        return None
+
+
+def _member_type(type_: Type, path: str) -> Type:
+    for name in path.split("."):
+        type_ = _underlying(type_).member(name).type
+    return _underlying(type_)
+
+
+def _code(type_: Type) -> str:
+    """The :mod:`struct` code of a scalar or of a character array."""
+    if type_.kind == TypeKind.ARRAY:
+        return f"{type_.length or 0}s"
+    if type_.kind == TypeKind.ENUM:
+        return _code(_underlying(type_.type)) if type_.type else "I"
+    if type_.kind == TypeKind.POINTER:
+        return "Q"
+    signed = type_.kind == TypeKind.INT and type_.is_signed
+    return _FORMATS[type_.size, signed]
+
+
+class Layout:
+    """Some members of one C struct, read together.
+
+    :param type_: the struct.
+    :param members: for each name that the caller will use, the member's path, or several paths
+        of which the first that the struct has is taken (kernels rename members).
+    :param optional: names that may be absent; they read as None.
+    :raises MissingInformation: if the struct has none of a required name's paths.
+    """
+
+    def __init__(
+        self,
+        type_: Type,
+        members: Mapping[str, str | Sequence[str]],
+        optional: frozenset[str] | set[str] = frozenset(),
+    ) -> None:
+        self.offsets: dict[str, int] = {}
+        fields: list[tuple[int, str, str]] = []
+        for name, paths in members.items():
+            for path in (paths,) if isinstance(paths, str) else paths:
+                offset = member_offset(type_, path)
+                if offset is not None:
+                    self.offsets[name] = offset
+                    fields.append((offset, name, _code(_member_type(type_, path))))
+                    break
+            else:
+                if name not in optional:
+                    raise MissingInformation(f"{type_.type_name()} has no member {paths!r}")
+        fields.sort()
+        self._plan(fields, byte_order(type_.prog))
+        self._absent = {name: None for name in members if name not in self.offsets}
+
+    def _plan(self, fields: list[tuple[int, str, str]], order: str) -> None:
+        self.start = at = fields[0][0]
+        spelling = order
+        names = []
+        for offset, name, code in fields:
+            if offset < at:
+                raise ValueError(f"members overlap at byte {offset} ({name})")
+            spelling += f"{offset - at}x{code}"
+            at = offset + struct.calcsize(order + code)
+            names.append(name)
+        self.names = tuple(names)
+        self._struct = struct.Struct(spelling)
+        self.size = self._struct.size
+
+    def read(self, prog: Program, address: int) -> dict[str, Any]:
+        """The members of the struct at an address.
+
+        :raises drgn.FaultError: if the dump lacks the memory.
+        """
+        data = prog.read(address + self.start, self.size)
+        found = dict(zip(self.names, self._struct.unpack(data), strict=True))
+        if self._absent:
+            found.update(self._absent)
+        return found
+
+    def reader(self, *names: str) -> Callable[[bytes], tuple[Any, ...]]:
+        """A function that takes :attr:`size` bytes and gives the named members, in that order."""
+        where = [self.names.index(name) if name in self.names else None for name in names]
+        unpack = self._struct.unpack
+
+        def read(data: bytes) -> tuple[Any, ...]:
+            values = unpack(data)
+            return tuple([None if i is None else values[i] for i in where])
+
+        return read
+
+
+class BrokenList(Exception):
+    """A kernel list does not lead back to its head.
+
+    :param address: the node, as an unsigned 64-bit address, at which following it failed.
+    :param why: what was found there.
+    """
+
+    def __init__(self, address: int, why: str) -> None:
+        super().__init__(f"list broken at {address:#x}: {why}")
+        self.address = address
+        self.why = why
+
+
+def list_nodes(prog: Program, head: int, limit: int = 1 << 22) -> Iterator[int]:
+    """The node addresses of a ``struct list_head`` list, without its head.
+
+    :raises BrokenList: when a node cannot be read, comes twice or after ``limit`` nodes.
+    """
+    seen = {head}
+    node = head
+    while True:
+        try:
+            following = prog.read_u64(node)
+        except FaultError as e:
+            raise BrokenList(node, "not readable in this dump") from e
+        if following == head:
+            return
+        if following in seen:
+            raise BrokenList(node, f"leads back to {following:#x}")
+        if len(seen) > limit:
+            raise BrokenList(node, f"more than {limit} nodes")
+        seen.add(following)
+        node = following
+        yield node
+
+
+def container_nodes(prog: Program, head: int, offset: int, limit: int = 1 << 22) -> Iterator[int]:
+    """Like :func:`list_nodes`, giving the structs that hold the nodes at a byte offset."""
+    return (node - offset for node in list_nodes(prog, head, limit))
+
+
+class StackMemory:
+    """One stack and what the dump holds of its used part.
+
+    :param low, high: the stack's bounds; ``high`` is one past its last byte.
+    :param used: where the used part begins. What lies below is read only if it is asked for.
+    :param name: what the stack is called in messages ("task", "irq", "NMI", ...).
+    """
+
+    __slots__ = ("low", "high", "name", "_prog", "_start", "_data", "_unpack", "_holes")
+
+    def __init__(self, prog: Program, low: int, high: int, used: int, name: str) -> None:
+        self.low = low
+        self.high = high
+        self.name = name
+        self._prog = prog
+        self._unpack = _UNPACK_WORD[byte_order(prog)]
+        self._load(used if low <= used < high else low)
+
+    def _load(self, start: int) -> None:
+        self._start = start
+        self._holes: tuple[tuple[int, int], ...] = ()
+        try:
+            self._data = self._prog.read(start, self.high - start)
+        except FaultError:
+            self._load_pieces()
+
+    def _load_pieces(self) -> None:
+        data = bytearray(self.high - self._start)
+        holes = []
+        at = self._start
+        while at < self.high:
+            end = min(self.high, (at // PAGE_SIZE + 1) * PAGE_SIZE)
+            try:
+                data[at - self._start : end - self._start] = self._prog.read(at, end - at)
+            except FaultError:
+                holes.append((at, end))
+            at = end
+        self._data = bytes(data)
+        self._holes = tuple(holes)
+
+    def contains(self, address: int, size: int) -> bool:
+        """Whether an object of ``size`` bytes lies wholly within the stack's bounds."""
+        return self.low <= address and address + size <= self.high
+
+    def word(self, address: int) -> int | None:
+        """The 64-bit word at an address within the bounds, or None where the dump lacks it."""
+        if address < self._start:
+            self._load(self.low)
+        if self._holes and any(a < address + 8 and address < b for a, b in self._holes):
+            return None
+        found: int = self._unpack(self._data, address - self._start)[0]
+        return found
+
+
+_UNPACK_WORD = {order: struct.Struct(f"{order}Q").unpack_from for order in "<>"}

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The data that flows from the walk to the reader: pure data, no drgn, no printing.
+
+Addresses are unsigned 64-bit integers, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+__all__ = (
+    "Code",
+    "CodeKind",
+    "DumpReport",
+    "End",
+    "FoundBy",
+    "Frame",
+    "KernelAnswer",
+    "KernelVerdict",
+    "ProofAnswer",
+    "ProofVerdict",
+    "Reason",
+    "TaskKind",
+    "TaskReport",
+    "Walk",
+)
+
+
+class CodeKind(str, Enum):
+    """What a program counter is, in the order in which ``__kernel_text_address()`` asks."""
+
+    CORE = "core"
+    VSYSCALL = "vsyscall page"
+    MODULE = "module"
+    MODULE_INIT = "module init"
+    FTRACE = "ftrace trampoline"
+    KPROBE = "kprobe slot"
+    OPTPROBE = "optprobe slot"
+    BPF = "bpf"
+    INIT = "init"
+    UNKNOWN = "unknown"
+    """Nothing known as kernel text: foreign, freed or generated code, or no code at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One program counter, classified and named once for the whole dump."""
+
+    pc: int
+    kind: CodeKind
+    symbol: str | None
+    offset: int
+    """From the symbol's start to ``pc``, in bytes."""
+    module: str | None
+    """None for the kernel's own text and for generated code."""
+    after_call: bool | None = None
+    """Whether a call instruction ends where ``pc`` begins; None if not asked or not readable."""
+
+    def __str__(self) -> str:
+        if self.symbol is None:
+            return f"{self.pc:#x}"
+        place = f"{self.symbol}+{self.offset:#x}"
+        return f"{place} [{self.module}]" if self.module else place
+
+
+class FoundBy(str, Enum):
+    """How a frame was found: the reader's measure of trust in it."""
+
+    SWITCH_FRAME = "switch frame"
+    """The context that the scheduler saved."""
+    CRASH_REGISTERS = "crash registers"
+    """The CPU's registers in the dump."""
+    ORC = "orc"
+    PT_REGS = "pt_regs"
+    PARTIAL_PT_REGS = "partial pt_regs"
+    """Only the words that the CPU itself pushes for an exception."""
+    FUNCTION_GRAPH = "function graph"
+    """The traced function's real return address, from the task's shadow stack."""
+    KRETPROBE = "kretprobe"
+    """The probed function's real return address, from the task's list of probes."""
+    BPF_FRAME_POINTER = "bpf frame pointer"
+    GUESS = "frame pointer guess"
+    """No metadata: the frame pointer was taken for granted. Never reliable."""
+
+
+class Frame(NamedTuple):
+    """One function that the task may return to."""
+
+    code: Code
+    sp: int
+    """The stack pointer while this function's callee had not yet been called."""
+    found_by: FoundBy
+
+    @property
+    def pc(self) -> int:
+        """The return address, or the interrupted instruction's address."""
+        return self.code.pc
+
+
+class Reason(NamedTuple):
+    """One thing that is wrong with a trace, with its evidence.
+
+    ``id`` names a row of :data:`drgn_reliable.reasons.CATALOGUE`.
+    """
+
+    id: str
+    pc: int | None
+    sp: int | None
+    frame: int
+    """How many frames had been found when this was seen."""
+    detail: str
+    value: int | None = None
+    """What was read where something else was expected."""
+
+
+class End(str, Enum):
+    """How a walk ended."""
+
+    USER_REGS = "user registers"
+    END_OF_STACK = "end of stack"
+    NO_STACK = "stack released"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class Walk:
+    """What one walk of one stack found, before anyone judges it."""
+
+    frames: list[Frame] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+    """In the order in which they were met; see :mod:`drgn_reliable.judge`."""
+    end: End = End.STOPPED
+
+    def note(
+        self, id: str, detail: str, *, pc: int | None, sp: int | None, value: int | None = None
+    ) -> None:
+        """Add a reason at the present frame."""
+        self.reasons.append(Reason(id, pc, sp, len(self.frames), detail, value))
+
+
+class KernelVerdict(str, Enum):
+    """What the dumped kernel's ``stack_trace_save_tsk_reliable()`` would have answered."""
+
+    RELIABLE = "reliable"
+    UNRELIABLE = "unreliable"
+    RUNNING = "running"
+    UNSUPPORTED = "unsupported"
+
+
+class ProofVerdict(str, Enum):
+    """What the dump can show."""
+
+    PROVEN = "proven"
+    REFUTED = "refuted"
+    UNDECIDED = "undecided"
+
+
+class KernelAnswer(NamedTuple):
+    """The kernel verdict with what the kernel would have returned."""
+
+    verdict: KernelVerdict
+    errno: int
+    """0, or the negative error number (see :mod:`drgn_reliable.judge`)."""
+    entries: tuple[int, ...]
+    """Return addresses in the kernel's own order; empty unless reliable."""
+
+
+class ProofAnswer(NamedTuple):
+    """The proof verdict with the trace that it speaks of."""
+
+    verdict: ProofVerdict
+    entries: tuple[int, ...]
+    """Everything that was found; where not proven, not to be relied upon."""
+
+
+class TaskKind(str, Enum):
+    """How the livepatch code meets the task."""
+
+    USER = "user"
+    KTHREAD = "kthread"
+    IDLE = "idle"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """One task and all that is said of it."""
+
+    task: int
+    """Address of its ``struct task_struct``."""
+    pid: int
+    tgid: int
+    cpu: int
+    comm: str
+    state: str
+    """One letter, as ``/proc/PID/stat`` shows it."""
+    kind: TaskKind
+    kernel: KernelAnswer
+    proof: ProofAnswer
+    frames: tuple[Frame, ...]
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DumpReport:
+    """Every task of one dump."""
+
+    dump: str
+    release: str
+    architecture: str
+    unwinder: str
+    types: str
+    symbols: str
+    tasks: tuple[TaskReport, ...]
+    problems: tuple[str, ...] = ()
+    """What kept the scan from seeing every task, one line each; empty when nothing did."""

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Formats for machines: JSON, JSON Lines, CSV and folded stacks.
+
+The JSON form is a contract, described by ``drgn_reliable/schema/drgn-reliable-1.json``: members
+may be added, none changes its meaning without a new schema number. Addresses are strings in
+hex, for JSON numbers lose 64-bit precision in many readers.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from typing import Any, TextIO
+
+from drgn_reliable.model import DumpReport, Frame, Reason, TaskReport
+from drgn_reliable.reasons import CATALOGUE
+from drgn_reliable.selection import summary_counts
+
+__all__ = ("SCHEMA", "dump_header", "task_dict", "write_csv", "write_folded", "write_json")
+
+SCHEMA = "drgn-reliable/1"
+
+
+def _hex(value: int | None) -> str | None:
+    return None if value is None else f"{value:#x}"
+
+
+def _frame_dict(frame: Frame) -> dict[str, Any]:
+    code = frame.code
+    return {
+        "pc": _hex(code.pc),
+        "sp": _hex(frame.sp),
+        "symbol": code.symbol,
+        "offset": code.offset if code.symbol is not None else None,
+        "module": code.module,
+        "code": code.kind.value,
+        "found_by": frame.found_by.value,
+    }
+
+
+def _reason_dict(reason: Reason) -> dict[str, Any]:
+    kind = CATALOGUE[reason.id]
+    return {
+        "id": reason.id,
+        "section": kind.section,
+        "advisory": kind.advisory,
+        "pc": _hex(reason.pc),
+        "sp": _hex(reason.sp),
+        "frame": reason.frame,
+        "value": _hex(reason.value),
+        "detail": reason.detail,
+    }
+
+
+def task_dict(report: TaskReport) -> dict[str, Any]:
+    """One element of ``tasks``."""
+    return {
+        "task": _hex(report.task),
+        "pid": report.pid,
+        "tgid": report.tgid,
+        "cpu": report.cpu,
+        "comm": report.comm,
+        "state": report.state,
+        "kind": report.kind.value,
+        "kernel": {
+            "verdict": report.kernel.verdict.value,
+            "errno": report.kernel.errno,
+            "entries": [_hex(entry) for entry in report.kernel.entries],
+        },
+        "proof": {
+            "verdict": report.proof.verdict.value,
+            "entries": [_hex(entry) for entry in report.proof.entries],
+        },
+        "frames": [_frame_dict(frame) for frame in report.frames],
+        "reasons": [_reason_dict(reason) for reason in report.reasons],
+    }
+
+
+def dump_header(report: DumpReport) -> dict[str, Any]:
+    """Everything of a report but its tasks."""
+    return {
+        "schema": SCHEMA,
+        "dump": report.dump,
+        "release": report.release,
+        "architecture": report.architecture,
+        "unwinder": report.unwinder,
+        "types": report.types,
+        "symbols": report.symbols,
+        "problems": list(report.problems),
+        "summary": summary_counts(report.tasks),
+    }
+
+
+def write_json(report: DumpReport, out: TextIO) -> None:
+    """One document, one line for each task."""
+    header = json.dumps(dump_header(report), indent=1)
+    out.write(header[: header.rindex("\n}")] + ',\n "tasks": [')
+    separator = "\n  "
+    for task in report.tasks:
+        out.write(separator + json.dumps(task_dict(task)))
+        separator = ",\n  "
+    out.write("\n ]\n}\n")
+
+
+def write_jsonl(report: DumpReport, out: TextIO) -> None:
+    """One document a line: first the dump's, then one for each task, each with the schema."""
+    out.write(json.dumps(dump_header(report)) + "\n")
+    for task in report.tasks:
+        out.write(json.dumps({"schema": SCHEMA, **task_dict(task)}) + "\n")
+
+
+CSV_COLUMNS = (
+    "task", "pid", "tgid", "cpu", "comm", "state", "kind", "kernel", "errno", "proof",
+    "reasons", "entries", "stack",
+)  # fmt: skip
+
+
+def write_csv(report: DumpReport, out: TextIO) -> None:
+    """One row a task; reasons and functions are separated by spaces, innermost first."""
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for task in report.tasks:
+        writer.writerow(
+            (
+                _hex(task.task),
+                task.pid,
+                task.tgid,
+                task.cpu,
+                task.comm,
+                task.state,
+                task.kind.value,
+                task.kernel.verdict.value,
+                task.kernel.errno,
+                task.proof.verdict.value,
+                " ".join(reason.id for reason in task.reasons),
+                " ".join(f"{entry:#x}" for entry in task.kernel.entries),
+                " ".join(_function(frame) for frame in task.frames),
+            )
+        )
+
+
+def _function(frame: Frame) -> str:
+    return frame.code.symbol or f"{frame.pc:#x}"
+
+
+def write_folded(report: DumpReport, out: TextIO) -> None:
+    """Stacks as flame graph tools take them: ``command;outermost;...;innermost count``."""
+    stacks: Counter[str] = Counter()
+    for task in report.tasks:
+        functions = [_function(frame) for frame in reversed(task.frames)]
+        parts = [task.comm, *functions, f"[{task.kernel.verdict.value}]"]
+        stacks[";".join(part.replace(";", ":") for part in parts)] += 1
+    for stack, count in sorted(stacks.items()):
+        out.write(f"{stack} {count}\n")

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Tables and traces for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, TextIO
+
+from tabulate import tabulate
+
+from drgn_reliable.model import DumpReport, Frame, Reason, TaskReport
+from drgn_reliable.reasons import CATALOGUE, Effect, ReasonKind
+from drgn_reliable.selection import group_stacks, summary_counts
+
+__all__ = ("write_facts", "write_groups", "write_reasons", "write_table", "write_traces")
+
+_SCHEDULER = ("__schedule", "schedule", "preempt_schedule", "io_schedule", "__cond_resched")
+
+
+def _waits_in(report: TaskReport) -> str:
+    """The innermost function that is not the scheduler's."""
+    names = [frame.code.symbol or f"{frame.pc:#x}" for frame in report.frames]
+    return next((n for n in names if not n.startswith(_SCHEDULER)), names[0] if names else "-")
+
+
+def _why(reasons: tuple[Reason, ...]) -> str:
+    if not reasons:
+        return ""
+    ids = list(dict.fromkeys(reason.id for reason in reasons))
+    more = f" (+{len(ids) - 1})" if len(ids) > 1 else ""
+    return f"{CATALOGUE[ids[0]].section} {ids[0]}{more}"
+
+
+def write_table(report: DumpReport, out: TextIO) -> None:
+    """A line for each task and a summary."""
+    rows = [
+        (
+            task.pid,
+            task.cpu,
+            task.state,
+            task.kind.value,
+            task.comm,
+            task.kernel.verdict.value,
+            task.proof.verdict.value,
+            len(task.frames),
+            _waits_in(task),
+            _why(task.reasons),
+        )
+        for task in report.tasks
+    ]
+    headers = ("PID", "CPU", "S", "KIND", "COMMAND", "KERNEL", "PROOF", "#", "IN", "REASON")
+    if rows:
+        out.write(tabulate(rows, headers, tablefmt="plain", disable_numparse=True) + "\n\n")
+    _write_summary(report, out)
+
+
+def write_traces(report: DumpReport, out: TextIO) -> None:
+    """Every frame and reason of every task, and a summary."""
+    for task in report.tasks:
+        out.write(_title(task) + "\n")
+        _write_frames(task.frames, out)
+        _write_why(task.reasons, out)
+        out.write("\n")
+    _write_summary(report, out)
+
+
+def write_groups(report: DumpReport, out: TextIO) -> None:
+    """Identical stacks once, with how many tasks share each, and a summary."""
+    for group in group_stacks(report.tasks):
+        first = group[0]
+        verdicts = f"{first.kernel.verdict.value}, {first.proof.verdict.value}"
+        plural = "task" if len(group) == 1 else "tasks"
+        out.write(f"{len(group)} {plural}: {verdicts}: {_names(group)}\n")
+        _write_frames(first.frames, out)
+        _write_why(first.reasons, out)
+        out.write("\n")
+    _write_summary(report, out)
+
+
+def _title(task: TaskReport) -> str:
+    return (
+        f"PID {task.pid} ({task.comm}), TGID {task.tgid}, {task.kind.value}, state "
+        f"{task.state}, CPU {task.cpu}, task {task.task:#x}\n"
+        f"  kernel: {task.kernel.verdict.value}"
+        + (f" (errno {task.kernel.errno})" if task.kernel.errno else "")
+        + f"; proof: {task.proof.verdict.value}"
+    )
+
+
+def _names(group: Iterable[TaskReport]) -> str:
+    """Commands with their PIDs, the most frequent first, cut to a line."""
+    pids: dict[str, list[int]] = {}
+    for task in group:
+        pids.setdefault(task.comm, []).append(task.pid)
+    counted = Counter({comm: len(found) for comm, found in pids.items()})
+    shown = []
+    for comm, count in counted.most_common(6):
+        some = " ".join(map(str, pids[comm][:4])) + (" ..." if count > 4 else "")
+        shown.append(f"{comm} ({some})")
+    return ", ".join(shown) + (f" and {len(counted) - 6} more" if len(counted) > 6 else "")
+
+
+def _write_frames(frames: tuple[Frame, ...], out: TextIO) -> None:
+    rows = [
+        (f"  #{i}", f"{frame.pc:#x}", str(frame.code), f"({frame.found_by.value})")
+        for i, frame in enumerate(frames)
+    ]
+    if rows:
+        table = tabulate(rows, tablefmt="plain", disable_numparse=True)
+        out.write("\n".join(f"  {line}" for line in table.splitlines()) + "\n")
+    else:
+        out.write("  no kernel frames\n")
+
+
+def _write_why(reasons: tuple[Reason, ...], out: TextIO) -> None:
+    for reason in reasons:
+        kind = CATALOGUE[reason.id]
+        weight = "advisory" if kind.advisory else "refused"
+        out.write(
+            f"  {kind.section} {reason.id} ({weight}) before frame #{reason.frame}: "
+            f"{kind.title}: {reason.detail}\n"
+        )
+
+
+def _write_summary(report: DumpReport, out: TextIO) -> None:
+    counts = summary_counts(report.tasks)
+    plural = "task" if len(report.tasks) == 1 else "tasks"
+    out.write(
+        f"{len(report.tasks)} {plural} of {report.release} ({report.architecture}): "
+        f"kernel: {_counted(counts['kernel'])}; proof: {_counted(counts['proof'])}\n"
+    )
+    for problem in report.problems:
+        out.write(f"incomplete: {problem}\n")
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "none"
+
+
+def write_reasons(kinds: Iterable[ReasonKind], out: TextIO, details: bool) -> None:
+    """The catalogue: a line each, or everything that is known of each."""
+    proof = {Effect.REFUTES: "refuted", Effect.LEAVES_OPEN: "undecided", Effect.NONE: "-"}
+    if not details:
+        rows = [
+            (k.section, k.id, "accepts" if k.advisory else "refuses", proof[k.proof], k.title)
+            for k in kinds
+        ]
+        headers = ("SECTION", "ID", "KERNEL", "PROOF", "TITLE")
+        out.write(tabulate(rows, headers, tablefmt="plain", disable_numparse=True) + "\n")
+        return
+    for k in kinds:
+        kernel = "accepts the trace (advisory)" if k.advisory else "refuses the trace"
+        out.write(f"{k.id} (section {k.section})\n  {k.title}.\n")
+        out.write(f"  The kernel {kernel}: {k.decided_by}. Proof: {k.proof.value}.\n")
+        out.write(f"  {k.remedy}\n\n")
+
+
+def write_facts(facts: Mapping[str, Any], out: TextIO) -> None:
+    """A line for each fact."""
+    rows = [(name.replace("_", " "), _fact(value)) for name, value in facts.items()]
+    out.write(tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n")
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return str(value)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Task to :class:`~drgn_reliable.model.TaskReport`, dump to report: the package's Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from drgn import Object, Program
+
+from drgn_reliable.judge import kernel_answer, proof_answer
+from drgn_reliable.kernel import Kernel
+from drgn_reliable.model import DumpReport, TaskReport
+from drgn_reliable.tasks import Task
+from drgn_reliable.walk import ENTRY_LIMIT, walk_task
+
+__all__ = ("Scanner", "scan", "walk")
+
+
+class Scanner:
+    """Reports on the tasks of one kernel, one at a time."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._supported = kernel.supports_reliable
+
+    def report(self, task: Task) -> TaskReport:
+        """Walk one task's stack and judge the walk."""
+        walk = walk_task(self.kernel.unwinder, task, ENTRY_LIMIT)
+        return TaskReport(
+            task.address,
+            task.pid,
+            task.tgid,
+            task.cpu,
+            task.comm,
+            task.state,
+            task.kind,
+            kernel_answer(walk, running=task.on_cpu, supported=self._supported),
+            proof_answer(walk),
+            tuple(walk.frames),
+            tuple(walk.reasons),
+        )
+
+    def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
+        """The reports of tasks, as they are made."""
+        return map(self.report, tasks)
+
+    def problems(self) -> tuple[str, ...]:
+        """What has kept the scan so far from seeing everything, one line each."""
+        kernel = self.kernel
+        found = [*kernel.tasks.problems, *kernel.generated.problems, *kernel.problems]
+        if kernel.modules.problem:
+            found.append(kernel.modules.problem)
+        return tuple(found)
+
+    def dump_report(self, dump: str, tasks: Iterable[TaskReport]) -> DumpReport:
+        """The report of the whole dump."""
+        kernel = self.kernel
+        reports = tuple(tasks)
+        return DumpReport(
+            dump,
+            kernel.release,
+            kernel.architecture,
+            kernel.unwinder.name,
+            kernel.types,
+            kernel.symbols.source,
+            reports,
+            self.problems(),
+        )
+
+
+def scan(prog: Program, progress: Callable[[Iterable[Task]], Iterable[Task]] = iter) -> DumpReport:
+    """Report on every task of a kernel.
+
+    :param prog: a drgn program of a Linux kernel; types and symbols that it lacks are taken
+        from the dump itself.
+    :param progress: wraps the tasks as they are walked, to show how far the scan is.
+    :raises drgn_reliable.ReliableError: if the program is no kernel that can be scanned.
+    """
+    scanner = Scanner(Kernel(prog))
+    reports = list(scanner.reports(progress(scanner.kernel.tasks)))
+    return scanner.dump_report(prog.core_dump_path or "", reports)
+
+
+def walk(task: Object) -> TaskReport:
+    """Report on one task.
+
+    :param task: ``struct task_struct *`` of any drgn program of a Linux kernel.
+    :raises drgn_reliable.ReliableError: if the program is no kernel that can be scanned.
+    :raises drgn.FaultError: if the task structure cannot be read.
+    """
+    kernel = Kernel(task.prog_)
+    return Scanner(kernel).report(kernel.tasks.read(task.value_()))

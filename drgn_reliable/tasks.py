@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which tasks there are, and what their task structures say.
+
+The tasks are those that the livepatch code goes through (``klp_try_complete_transition()``):
+every thread of every process, in the order of ``for_each_process_thread()``, then the idle task
+of every possible CPU.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from drgn import FaultError, Program
+
+from drgn_reliable.errors import TaskNotFound
+from drgn_reliable.memory import BrokenList, Layout, byte_order, container_nodes
+from drgn_reliable.model import TaskKind
+from drgn_reliable.symbols import Symbols
+
+__all__ = ("Task", "TaskList", "state_letter")
+
+_PF_KTHREAD = 0x00200000
+_TASK_REPORT = 0x7F
+_TASK_IDLE = 0x402
+_TASK_RTLOCK_WAIT = 0x1000
+_TASK_FROZEN = 0x8000
+_STATE_LETTERS = "RSDTtXZPI"
+_LIMIT = 1 << 22
+"""More tasks than ``PID_MAX_LIMIT`` allows cannot exist."""
+
+
+def state_letter(state: int, exit_state: int) -> str:
+    """The letter that ``/proc/PID/stat`` shows (``task_state_to_char()``, include/linux/sched.h).
+
+    >>> state_letter(0, 0), state_letter(0x402, 0), state_letter(0x80, 0x20)
+    ('R', 'I', 'Z')
+    """
+    if state == _TASK_IDLE:
+        return "I"
+    if state & (_TASK_RTLOCK_WAIT | _TASK_FROZEN):
+        return "D"
+    return _STATE_LETTERS[((state | exit_state) & _TASK_REPORT).bit_length()]
+
+
+@dataclass(slots=True)
+class Task:
+    """The members of one ``struct task_struct`` that matter to a stack walk."""
+
+    address: int
+    pid: int
+    tgid: int
+    cpu: int
+    comm: str
+    run_state: int
+    """``__state``: 0 is TASK_RUNNING, which a preempted task has too."""
+    exit_state: int
+    on_cpu: bool
+    stack: int
+    """Lowest address of its stack, 0 once the stack is freed."""
+    stack_references: int | None
+    """``stack_refcount``; at 0 the stack is gone. None if the kernel does not count."""
+    saved_sp: int
+    """The stack pointer that the scheduler saved when the task was switched out."""
+    ret_stack: int
+    """Address of the function graph tracer's shadow stack, or 0."""
+    ret_stack_used: int
+    """``curr_ret_stack``, signed: what it counts depends on the kernel."""
+    return_hooks: int
+    """First node of the task's list of probed returns, or 0."""
+    kind: TaskKind
+
+    @property
+    def has_stack(self) -> bool:
+        """What ``try_get_task_stack()`` would answer."""
+        return self.stack_references != 0 and self.stack != 0
+
+    @property
+    def state(self) -> str:
+        """The letter of :func:`state_letter`."""
+        return state_letter(self.run_state, self.exit_state)
+
+
+class TaskList:
+    """The tasks of a dump.
+
+    :param saved_sp: path of the saved stack pointer within ``struct task_struct``.
+    :param return_hooks: path of the list of probed returns, or None.
+
+    :attr:`problems` gets one line for each list that could not be followed to its end.
+    """
+
+    def __init__(
+        self, prog: Program, symbols: Symbols, saved_sp: str, return_hooks: str | None
+    ) -> None:
+        self._prog = prog
+        self._init_task = symbols.required("init_task")
+        self._symbols = symbols
+        self.problems: list[str] = []
+        members: dict[str, str | tuple[str, ...]] = {
+            "state": ("__state", "state"),
+            "flags": "flags",
+            "on_cpu": "on_cpu",
+            "cpu": ("thread_info.cpu", "cpu"),
+            "stack": "stack",
+            "references": "stack_refcount.refs.counter",
+            "tasks": "tasks.next",
+            "exit_state": "exit_state",
+            "pid": "pid",
+            "tgid": "tgid",
+            "thread_node": "thread_node.next",
+            "comm": "comm",
+            "signal": "signal",
+            "ret_stack": "ret_stack",
+            "ret_stack_used": "curr_ret_stack",
+            "saved_sp": saved_sp,
+        }
+        optional = {"on_cpu", "references", "ret_stack", "ret_stack_used"}
+        if return_hooks:
+            members["return_hooks"] = return_hooks
+        self._layout = Layout(prog.type("struct task_struct"), members, optional)
+        self._fields = self._layout.reader(
+            "pid", "tgid", "cpu", "comm", "state", "exit_state", "on_cpu", "stack", "references",
+            "saved_sp", "ret_stack", "ret_stack_used", "return_hooks", "flags",
+        )  # fmt: skip
+        self._thread_head = Layout(prog.type("struct signal_struct"), {"head": "thread_head.next"})
+
+    def __iter__(self) -> Iterator[Task]:
+        self.problems.clear()
+        yield from self._threads()
+        yield from self._idle_tasks()
+
+    def read(self, address: int) -> Task:
+        """The task whose structure is at an address.
+
+        :raises drgn.FaultError: if the dump lacks the structure.
+        """
+        layout = self._layout
+        data = self._prog.read(address + layout.start, layout.size)
+        (
+            pid, tgid, cpu, comm, state, exit_state, on_cpu, stack, references,
+            saved_sp, ret_stack, ret_stack_used, hooks, flags,
+        ) = self._fields(data)  # fmt: skip
+        kind = TaskKind.KTHREAD if flags & _PF_KTHREAD else TaskKind.USER
+        return Task(
+            address,
+            pid,
+            tgid,
+            cpu,
+            comm.split(b"\0", 1)[0].decode("utf-8", "backslashreplace"),
+            state & 0xFFFFFFFF,
+            exit_state & 0xFFFFFFFF,
+            bool(on_cpu),
+            stack,
+            references,
+            saved_sp,
+            ret_stack or 0,
+            ret_stack_used or 0,
+            hooks or 0,
+            kind,
+        )
+
+    def find(self, wanted: str) -> list[Task]:
+        """The tasks of one process or thread identifier or of one task address.
+
+        :param wanted: ``"1"`` (the thread with this identifier), ``"0"`` (all idle tasks) or
+            ``"0xffff..."`` (the task structure's address).
+        :raises TaskNotFound: if there is none.
+        """
+        try:
+            number = int(wanted, 0)
+        except ValueError:
+            raise TaskNotFound(
+                f"task {wanted!r} is neither a PID nor the address of a task_struct (0x...)"
+            ) from None
+        found = [task for task in self if number in (task.address, task.pid)]
+        if not found:
+            what = "address" if wanted.lower().startswith("0x") else "PID"
+            raise TaskNotFound(f"no task has the {what} {wanted} in this dump")
+        return found
+
+    # The kernel's lists -------------------------------------------------------------------
+
+    def _follow(self, what: str, head: int, offset: int) -> Iterator[int]:
+        try:
+            yield from container_nodes(self._prog, head, offset, _LIMIT)
+        except BrokenList as e:
+            self.problems.append(f"{what}: {e}; tasks behind it are missing from this report")
+
+    def _read(self, address: int) -> Task | None:
+        try:
+            return self.read(address)
+        except FaultError as e:
+            self.problems.append(f"task {address:#x}: structure not readable ({e})")
+            return None
+
+    def _threads(self) -> Iterator[Task]:
+        tasks, node = self._layout.offsets["tasks"], self._layout.offsets["thread_node"]
+        signal = self._layout.offsets["signal"]
+        head = self._thread_head.offsets["head"]
+        for leader in self._follow("process list", self._init_task + tasks, tasks):
+            try:
+                threads = self._prog.read_u64(leader + signal) + head
+            except FaultError:
+                threads = 0
+            if not threads:
+                self.problems.append(f"process {leader:#x}: not readable")
+                continue
+            for thread in self._follow(f"threads of process {leader:#x}", threads, node):
+                task = self._read(thread)
+                if task:
+                    yield task
+
+    def _possible_cpus(self) -> list[int]:
+        mask = self._symbols.required("__cpu_possible_mask")
+        try:
+            data = self._prog.read(mask, self._prog.type("struct cpumask").size or 0)
+        except FaultError as e:
+            self.problems.append(f"mask of possible CPUs: {e}; the idle tasks are missing")
+            return []
+        words = [w for (w,) in struct.iter_unpack(byte_order(self._prog) + "Q", data)]
+        return [64 * i + bit for i, w in enumerate(words) for bit in range(64) if w >> bit & 1]
+
+    def _idle_tasks(self) -> Iterator[Task]:
+        runqueues = self._symbols.required("runqueues")
+        offsets = self._symbols.required("__per_cpu_offset")
+        rq = Layout(self._prog.type("struct rq"), {"idle": "idle"})
+        for cpu in self._possible_cpus():
+            try:
+                base = self._prog.read_u64(offsets + 8 * cpu)
+                idle = rq.read(self._prog, runqueues + base & (1 << 64) - 1)["idle"]
+            except FaultError as e:
+                self.problems.append(f"idle task of CPU {cpu}: not readable ({e})")
+                continue
+            task = self._read(idle)
+            if task:
+                task.kind = TaskKind.IDLE
+                yield task

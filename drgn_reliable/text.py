@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Say of a program counter what code it is: ``__kernel_text_address()`` with a name for each
+way of being text. Every program counter is decided once for the whole dump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from drgn import FaultError, Program
+
+from drgn_reliable.generated import GeneratedText
+from drgn_reliable.model import Code, CodeKind
+from drgn_reliable.modules import Module, ModuleList
+from drgn_reliable.symbols import Symbols
+
+__all__ = ("Text", "lookup_address")
+
+VSYSCALL_PAGE = 0xFFFFFFFFFF600000
+"""x86_64: the gate area of ``in_gate_area_no_mm()``, one page, unless ``vsyscall=none``."""
+_VSYSCALL_NONE = 2
+
+LONGEST_CALL = 8
+"""Bytes before a return address that are looked at for a call instruction."""
+
+
+def lookup_address(pc: int, exact: bool) -> int:
+    """The address to look up for a program counter: the one place for the ``pc - 1`` rule.
+
+    A return address may lie past the end of its function, after a call that never returns; the
+    byte before belongs to the call. An interrupted instruction's address is taken as it is.
+    """
+    return pc if exact else pc - 1
+
+
+class Text:
+    """The dump's text, core, modules and generated.
+
+    :param ends_call: tells whether bytes end with a call instruction of the architecture.
+    :param pushed_returns: functions to which the return address is pushed, not left by a call.
+    """
+
+    def __init__(
+        self,
+        prog: Program,
+        symbols: Symbols,
+        modules: ModuleList,
+        generated: GeneratedText,
+        ends_call: Callable[[bytes], bool],
+        pushed_returns: Collection[str] = (),
+    ) -> None:
+        self._prog = prog
+        self._symbols = symbols
+        self._ends_call = ends_call
+        self._pushed_returns = frozenset(pushed_returns)
+        self.modules = modules
+        self.generated = generated
+        self.core = (symbols.required("_stext"), symbols.required("_etext"))
+        self.init = (symbols.required("_sinittext"), symbols.required("_einittext"))
+        self._vsyscall = self._has_vsyscall()
+        self._interrupted: dict[int, Code] = {}
+        self._returned_to: dict[int, Code] = {}
+
+    def at(self, pc: int, exact: bool) -> Code:
+        """Classify and name a program counter.
+
+        :param exact: ``pc`` is an interrupted instruction, not a return address.
+        """
+        known = self._interrupted if exact else self._returned_to
+        code = known.get(pc)
+        if code is None:
+            code = known[pc] = self._decide(pc, exact)
+        return code
+
+    def in_core(self, address: int) -> bool:
+        """Whether an address lies between ``_stext`` and ``_etext``."""
+        return self.core[0] <= address < self.core[1]
+
+    def in_init(self, address: int) -> bool:
+        """Whether an address lies in the core kernel's init text."""
+        return self.init[0] <= address < self.init[1]
+
+    def _has_vsyscall(self) -> bool:
+        mode = self._symbols.address("vsyscall_mode")
+        try:
+            return mode is not None and self._prog.read_u32(mode) != _VSYSCALL_NONE
+        except FaultError:
+            return True
+
+    def _decide(self, pc: int, exact: bool) -> Code:
+        kind, module = self._kind(pc)
+        symbol, offset = self._name(pc, lookup_address(pc, exact), kind, module)
+        # Init text is gone by now; what never returned was not called.
+        unchecked = exact or kind is CodeKind.INIT or symbol in self._pushed_returns
+        return Code(
+            pc,
+            kind,
+            symbol,
+            offset,
+            module.name if module else None,
+            None if unchecked else self._follows_call(pc),
+        )
+
+    def _kind(self, pc: int) -> tuple[CodeKind, Module | None]:
+        """The order is that of ``__kernel_text_address()`` (kernel/extable.c)."""
+        if self.in_core(pc):
+            return CodeKind.CORE, None
+        if self._vsyscall and pc & ~0xFFF == VSYSCALL_PAGE:
+            return CodeKind.VSYSCALL, None
+        module = self.modules.containing(pc)
+        region = module.region(pc) if module else None
+        if region and region.text:
+            return (CodeKind.MODULE_INIT if region.init else CodeKind.MODULE), module
+        if self.generated.ftrace(pc):
+            return CodeKind.FTRACE, None
+        page = self.generated.kprobe(pc)
+        if page:
+            return (CodeKind.OPTPROBE if page.optimised else CodeKind.KPROBE), None
+        if self.generated.bpf(pc):
+            return CodeKind.BPF, None
+        if self.in_init(pc):
+            return CodeKind.INIT, None
+        return CodeKind.UNKNOWN, module
+
+    def _name(
+        self, pc: int, address: int, kind: CodeKind, module: Module | None
+    ) -> tuple[str | None, int]:
+        named = None
+        if kind in (CodeKind.CORE, CodeKind.INIT):
+            named = self._symbols.at(address)
+        elif module:
+            region = module.region(address) or module.region(pc)
+            named = module.symbol(self._prog, address, region) if region else None
+        elif kind == CodeKind.BPF and (bpf := self.generated.bpf(pc)):
+            return bpf.name, pc - bpf.start
+        elif kind == CodeKind.FTRACE and (trampoline := self.generated.ftrace(pc)):
+            return f"ftrace_trampoline({self._called(trampoline.callback)})", (
+                pc - trampoline.start
+            )
+        elif kind in (CodeKind.KPROBE, CodeKind.OPTPROBE):
+            page = self.generated.kprobe(pc)
+            spelling = "kprobe_insn_page" if kind == CodeKind.KPROBE else "kprobe_optinsn_page"
+            return spelling, pc - page.start if page else 0
+        return (named.name, pc - named.start) if named else (None, 0)
+
+    def _called(self, address: int) -> str:
+        code = self.at(address, exact=True)
+        return code.symbol or f"{address:#x}"
+
+    def _follows_call(self, pc: int) -> bool | None:
+        try:
+            return self._ends_call(self._prog.read(pc - LONGEST_CALL, LONGEST_CALL))
+        except FaultError:
+            return None

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The one loop that walks a stack, for every architecture.
+
+It does what ``arch_stack_walk_reliable()`` does around an architecture's unwinder, and notes
+what it meets as reasons. Where the kernel would stop and refuse, it goes on as long as the next
+step can still be computed: the kernel's answer is in the first refusing reason, and everything
+after it is for the reader and for the proof.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from drgn_reliable.model import CodeKind, End, FoundBy, Frame, Walk
+from drgn_reliable.tasks import Task
+from drgn_reliable.text import Text
+
+__all__ = ("ENTRY_LIMIT", "State", "Unwinder", "walk_task")
+
+ENTRY_LIMIT = 100
+"""Room for entries that the livepatch code offers (``MAX_STACK_ENTRIES``)."""
+_STEP_LIMIT = 4096
+"""No stack of any architecture holds more frames; a walk that is longer repeats itself."""
+
+
+class State:
+    """Where a walk stands. Architectures add their registers to it."""
+
+    __slots__ = ("pc", "sp", "exact", "done", "end", "found_by")
+
+    pc: int
+    sp: int
+    exact: bool
+    """``pc`` is an interrupted instruction, not a return address."""
+    done: bool
+    end: End
+    found_by: FoundBy
+
+
+S = TypeVar("S", bound=State)
+
+
+class Unwinder(Protocol[S]):
+    """What an architecture provides: the checklist for the next one.
+
+    Every method takes the walk to note reasons in; none of them raises for what a dump contains.
+    """
+
+    text: Text
+
+    def start(self, task: Task, walk: Walk) -> S:
+        """The state at the task's saved context or, for a running task, its CPU's registers."""
+
+    def at_user_registers(self, state: S, walk: Walk) -> bool:
+        """Whether the frame is an entry from user mode, the end of a user task's stack; notes
+        what is wrong with exception boundaries (4.3)."""
+
+    def step(self, state: S, walk: Walk) -> None:
+        """Go to the caller, recovering a rewritten return address; sets ``done`` at an end and
+        where no further step can be computed."""
+
+    def finish(self, state: S, walk: Walk) -> None:
+        """Compare the end that was reached with where a kernel stack begins (4.1)."""
+
+
+_ADVISORY_KINDS = {CodeKind.VSYSCALL: "vsyscall-page"}
+
+
+def walk_task(unwinder: Unwinder[S], task: Task, limit: int = ENTRY_LIMIT) -> Walk:
+    """Walk a task's stack.
+
+    :param limit: entries that the caller of ``stack_trace_save_tsk_reliable()`` has room for.
+    """
+    walk = Walk()
+    if not task.has_stack:
+        walk.end = End.NO_STACK
+        return walk
+    state = unwinder.start(task, walk)
+    _follow(unwinder, state, walk, limit)
+    walk.end = state.end
+    unwinder.finish(state, walk)
+    return walk
+
+
+def _follow(unwinder: Unwinder[S], state: S, walk: Walk, limit: int) -> None:
+    frames = walk.frames
+    at = unwinder.text.at
+    while not state.done:
+        if unwinder.at_user_registers(state, walk):
+            state.end = End.USER_REGS
+            return
+        code = at(state.pc, state.exact)
+        if code.kind is CodeKind.UNKNOWN:
+            walk.note(
+                "not-kernel-text",
+                f"{state.pc:#x} is not kernel text",
+                pc=state.pc,
+                sp=state.sp,
+                value=state.pc,
+            )
+            return
+        if code.kind in _ADVISORY_KINDS:
+            walk.note(_ADVISORY_KINDS[code.kind], str(code), pc=state.pc, sp=state.sp)
+        if code.after_call is False:
+            walk.note("no-call-before", f"no call ends at {code}", pc=state.pc, sp=state.sp)
+        frames.append(Frame(code, state.sp, state.found_by))
+        if len(frames) >= limit and _too_long(walk, state, limit):
+            return
+        unwinder.step(state, walk)
+
+
+def _too_long(walk: Walk, state: S, limit: int) -> bool:
+    count = len(walk.frames)
+    if count == limit:
+        walk.note("too-deep", f"{count} entries, room for {limit}", pc=state.pc, sp=state.sp)
+    elif count >= _STEP_LIMIT:
+        walk.note("loop", f"no end after {count} frames", pc=state.pc, sp=state.sp)
+        return True
+    return False
