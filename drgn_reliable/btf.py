@@ -15,6 +15,7 @@ import sys
 from array import array
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import cached_property
 from typing import NamedTuple
 
 __all__ = ("Btf", "BtfError", "BtfMember", "Kind")
@@ -112,8 +113,8 @@ class Btf:
         if header_size >= 32:
             self._learn_layout(data, header_size, order)
         self._starts = array("I")
-        self._names = self._index()
-        """Each record's name offset, as native 32-bit words: bytes are searched fastest."""
+        self._names = array("I")
+        self._index()
 
     def _learn_layout(self, data: bytes, header_size: int, order: str) -> None:
         """Take record sizes of kinds newer than this code from the layout section (Linux 7.1)."""
@@ -123,12 +124,11 @@ class Btf:
             if kind > max(Kind):
                 self._trailers[kind] = (fixed // 4, each // 4)
 
-    def _index(self) -> bytes:
-        """Note where each record starts, for records have no index of their own; gives the
-        offsets of their names."""
+    def _index(self) -> None:
+        """Note where each record starts and its name's offset: records have no index."""
         words = self._words
         end = len(words)
-        starts, names = self._starts, array("I")
+        starts, names = self._starts, self._names
         sizes: dict[int, int] = {}
         at = 0
         while at < end - 2:
@@ -143,7 +143,6 @@ class Btf:
             at += size
         if at != end:
             raise BtfError(f"BTF type record {len(starts)} runs past the end of the types")
-        return names.tobytes()
 
     @property
     def end_id(self) -> int:
@@ -246,12 +245,22 @@ class Btf:
         The strings may share their tails, so every place where the name ends a string counts.
         """
         for offset in self._string_offsets(name.encode() + b"\0"):
-            wanted = struct.pack("=I", offset)
-            at = self._names.find(wanted)
-            while at >= 0:
-                if at % 4 == 0 and self.kind(self.first_id + at // 4) in kinds:
-                    yield self.first_id + at // 4
-                at = self._names.find(wanted, at + 1)
+            at = self._first_named.get(offset)
+            while at is not None:
+                if self.kind(self.first_id + at) in kinds:
+                    yield self.first_id + at
+                at = self._next_named(offset, at)
+
+    @cached_property
+    def _first_named(self) -> dict[int, int]:
+        """The first record of each name, by the name's offset."""
+        return dict(zip(reversed(self._names), range(len(self._names) - 1, -1, -1), strict=True))
+
+    def _next_named(self, offset: int, after: int) -> int | None:
+        try:
+            return self._names.index(offset, after + 1)
+        except ValueError:
+            return None
 
     def _string_offsets(self, text: bytes) -> Iterator[int]:
         if self.base:

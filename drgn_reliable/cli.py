@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from typing import TextIO
 
 import shtab
+from drgn import FaultError
 from tqdm import tqdm
 
 import drgn_reliable
+from drgn_reliable.capsule import write_capsule
 from drgn_reliable.commands import (
+    CAPSULE,
     INFO,
     REASONS,
     SCAN,
@@ -72,6 +75,11 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", "--output", metavar="FILE", help="write the report to FILE, whole or not at all"
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     _add_dump(_add(commands, INFO))
+    capsule = _add(commands, CAPSULE)
+    _add_dump(capsule)
+    capsule.add_argument(
+        "-o", "--output", metavar="FILE", required=True, help="where to write the capsule"
+    ).complete = shtab.FILE  # type: ignore[attr-defined]
     _add(commands, REASONS)
     return parser
 
@@ -112,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(e, EXIT_USAGE)
     except DumpError as e:
         return _fail(e, EXIT_DUMP)
+    except FaultError as e:
+        return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", EXIT_DUMP)
     except BrokenPipeError:
         # The reader of a pipe went away: nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -130,6 +140,8 @@ def _run(args: argparse.Namespace) -> int:
         run_reasons(args, sys.stdout)
         sys.stdout.flush()
         return 0
+    if args.command == CAPSULE.name:
+        return _capsule(args)
     kernel = Kernel(open_dump(args.dump, args.symbols))
     if args.command == INFO.name:
         run_info(kernel, args, sys.stdout)
@@ -140,6 +152,19 @@ def _run(args: argparse.Namespace) -> int:
     for problem in report.problems:
         _fail(f"{args.dump}: {problem}", EXIT_DUMP)
     return exit_code(report)
+
+
+def _capsule(args: argparse.Namespace) -> int:
+    try:
+        made = write_capsule(args.dump, args.output, args.symbols, lambda t: _progress(t, 0))
+    except OSError as e:
+        raise UsageError(f"--output {args.output}: cannot be written ({e.strerror})") from e
+    share = 100 * made.size / made.original_size
+    print(
+        f"{args.output}: {made.pages} pages, {made.size / 1e6:.1f} MB, {share:.1f} % of the dump; "
+        "kernel stacks in it can hold secrets"
+    )
+    return 0
 
 
 def _progress(tasks: Iterable[Task], total: int) -> Iterable[Task]:

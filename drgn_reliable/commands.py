@@ -25,6 +25,7 @@ from drgn_reliable.selection import ONLY, Filter, by_importance
 from drgn_reliable.tasks import Task
 
 __all__ = (
+    "CAPSULE",
     "INFO",
     "REASONS",
     "SCAN",
@@ -167,6 +168,20 @@ INFO = Command(
             help="table for people (default) or json for machines",
         ),
     ),
+)
+
+CAPSULE = Command(
+    "capsule",
+    "write a small dump that holds only what the analysis reads",
+    "Write a capsule: a kdump-compressed dump of the same kernel, a few megabytes large, that "
+    "holds only the pages which the analysis touches. It gives the same report as the original, "
+    "opens in plain drgn, and can be sent with a bug report. Kernel stacks can hold secrets "
+    "(keys, file names, user data): look at who will read it.",
+    """\
+examples:
+  drgn-reliable capsule vmcore -o small.kdump
+""",
+    (),
 )
 
 Progress = Callable[[Iterable[Task], int], Iterable[Task]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The two verdicts, from a finished walk alone.
+"""The two verdicts, each from a finished walk alone.
 
 Error numbers of the kernel's answer, negative as the kernel returns them:
 
@@ -45,13 +45,16 @@ def kernel_answer(walk: Walk, *, running: bool, supported: bool) -> KernelAnswer
 
 def proof_answer(walk: Walk) -> ProofAnswer:
     """What the dump can show of the trace."""
-    effects = {CATALOGUE[r.id].proof for r in walk.reasons}
-    if Effect.REFUTES in effects:
-        verdict = ProofVerdict.REFUTED
-    elif Effect.LEAVES_OPEN in effects or walk.end is End.STOPPED:
-        verdict = ProofVerdict.UNDECIDED
-    else:
-        verdict = ProofVerdict.PROVEN
+    verdict = ProofVerdict.UNDECIDED if walk.end is End.STOPPED else ProofVerdict.PROVEN
+    for reason in walk.reasons:
+        effect = CATALOGUE[reason.id].proof
+        if effect is Effect.REFUTES:
+            verdict = ProofVerdict.REFUTED
+            break
+        if effect is not Effect.NONE:
+            verdict = ProofVerdict.UNDECIDED
+        if effect is Effect.ENDS:
+            break
     return ProofAnswer(verdict, _entries(walk))
 
 

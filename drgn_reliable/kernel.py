@@ -33,7 +33,7 @@ from drgn_reliable.memory import (
     container_nodes,
 )
 from drgn_reliable.modules import ModuleList
-from drgn_reliable.returns import ReturnProbes
+from drgn_reliable.returns import FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task, TaskList
 from drgn_reliable.text import Text
@@ -132,14 +132,25 @@ class Kernel:
         self._register_symbols()
         self.types = self._provide_types()
         self.problems: list[str] = []
-        self._cpu_registers = cpu_registers or self._drgn_registers
+        self.cpu_registers = cpu_registers or self._drgn_registers
         self.modules = ModuleList(prog, self.symbols.address("modules"))
         page_size = int(self.vmcoreinfo.get("PAGESIZE", "4096"))
         self.generated = GeneratedText(prog, self.symbols, page_size)
-        self.text = Text(prog, self.symbols, self.modules, self.generated, ends_call, STARTUP)
+        self.graph = FunctionGraph(prog, self.symbols)
         self.probes = ReturnProbes(prog, self.symbols)
+        self.text = Text(
+            prog,
+            self.symbols,
+            self.modules,
+            self.generated,
+            ends_call,
+            pushed_returns=STARTUP,
+            trampolines=(self.graph.trampoline, self.probes.trampoline),
+        )
         self.tasks = TaskList(prog, self.symbols, SAVED_SP, self.probes.task_list)
-        self.unwinder = OrcUnwinder(prog, self.symbols, self.text, self.probes, self._cpu_registers)
+        self.unwinder = OrcUnwinder.of_kernel(
+            prog, self.symbols, self.text, self.graph, self.probes, self.cpu_registers
+        )
         self._add_module_types()
 
     @property

@@ -33,6 +33,8 @@ class Effect(str, Enum):
     """The trace is shown to be wrong or incomplete."""
     LEAVES_OPEN = "leaves open"
     """Nothing in the dump shows the trace right or wrong from here on."""
+    ENDS = "ends"
+    """Like LEAVES_OPEN, and what follows is a guess: nothing after it can refute anything."""
     NONE = "none"
     """The kernel must refuse, but the dump still shows the whole trace."""
 
@@ -209,7 +211,7 @@ _ROWS = (
         "A module on the stack was built without unwind data",
         "orc_module_find",
         True,
-        Effect.LEAVES_OPEN,
+        Effect.ENDS,
         "Build the module with the kernel's own build system, so that objtool adds its ORC tables.",
     ),
     ReasonKind(
@@ -248,7 +250,7 @@ _ROWS = (
         "No unwind data for this code",
         "orc_find",
         True,
-        Effect.LEAVES_OPEN,
+        Effect.ENDS,
         "Generated or foreign code. The frames after it follow the frame pointer by guess.",
     ),
     ReasonKind(
@@ -257,7 +259,7 @@ _ROWS = (
         "A BPF program or trampoline without unwind data is on the stack",
         "orc_find (orc_bpf_find since 7.0)",
         True,
-        Effect.LEAVES_OPEN,
+        Effect.ENDS,
         "Before Linux 7.0 no BPF code can be unwound reliably. Detach the program, or wait "
         "until the task leaves it.",
     ),
@@ -267,7 +269,7 @@ _ROWS = (
         "The task was interrupted in a kprobe's copy of an instruction",
         "orc_find",
         True,
-        Effect.LEAVES_OPEN,
+        Effect.ENDS,
         "It leaves the slot within an instruction; the next attempt succeeds.",
     ),
     ReasonKind(
@@ -329,6 +331,16 @@ _ROWS = (
         "let the task return.",
     ),
     ReasonKind(
+        "fgraph-beneath-kretprobe",
+        "4.4",
+        "A function is both graph-traced and kretprobed: the kernel undoes only one of the two",
+        "unwind_recover_ret_addr",
+        False,
+        Effect.NONE,
+        "The kernel takes the tracer's trampoline for the caller: it then refuses the trace, or "
+        "(before 6.4) ends it there. The dump has the real address. Switch off one of the two.",
+    ),
+    ReasonKind(
         "fgraph-window",
         "4.4",
         "The task is inside the function graph tracer's return trampoline",
@@ -373,7 +385,7 @@ _ROWS = (
         "The task is in an optimised kprobe's detour",
         "orc_find",
         True,
-        Effect.LEAVES_OPEN,
+        Effect.ENDS,
         "The probed function's own address is nowhere on the stack. Disable the probe "
         "(debug.kprobes-optimization=0) or let the task run on.",
     ),

@@ -9,11 +9,12 @@ from drgn import Object, Program
 
 from drgn_reliable.judge import kernel_answer, proof_answer
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.model import DumpReport, TaskReport
+from drgn_reliable.model import DumpReport, Reason, TaskReport, Walk
+from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.tasks import Task
-from drgn_reliable.walk import ENTRY_LIMIT, walk_task
+from drgn_reliable.walk import walk_task
 
-__all__ = ("Scanner", "scan", "walk")
+__all__ = ("Scanner", "merged_reasons", "scan", "walk")
 
 
 class Scanner:
@@ -24,8 +25,11 @@ class Scanner:
         self._supported = kernel.supports_reliable
 
     def report(self, task: Task) -> TaskReport:
-        """Walk one task's stack and judge the walk."""
-        walk = walk_task(self.kernel.unwinder, task, ENTRY_LIMIT)
+        """Walk one task's stack, as the kernel would and if need be to prove, and judge."""
+        unwinder = self.kernel.unwinder
+        walk = proof = walk_task(unwinder, task)
+        if walk.reasons:
+            proof = walk_task(unwinder, task, proving=True)
         return TaskReport(
             task.address,
             task.pid,
@@ -35,9 +39,9 @@ class Scanner:
             task.state,
             task.kind,
             kernel_answer(walk, running=task.on_cpu, supported=self._supported),
-            proof_answer(walk),
-            tuple(walk.frames),
-            tuple(walk.reasons),
+            proof_answer(proof),
+            tuple(proof.frames),
+            merged_reasons(walk, proof),
         )
 
     def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
@@ -66,6 +70,12 @@ class Scanner:
             reports,
             self.problems(),
         )
+
+
+def merged_reasons(walk: Walk, proof: Walk) -> tuple[Reason, ...]:
+    """The reasons of both walks, the one that stopped the kernel first."""
+    refusal = [reason for reason in walk.reasons if CATALOGUE[reason.id].kernel][:1]
+    return tuple(dict.fromkeys(refusal + walk.reasons + proof.reasons))
 
 
 def scan(prog: Program, progress: Callable[[Iterable[Task]], Iterable[Task]] = iter) -> DumpReport:

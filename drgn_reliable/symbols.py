@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from drgn import FaultError, Program, Symbol, SymbolBinding
+from drgn import FaultError, MissingDebugInfoError, Program, Symbol, SymbolBinding
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_reliable.errors import MissingInformation
@@ -43,7 +43,7 @@ class Symbols:
             self._find = load_vmlinux_kallsyms(prog)
             self.source = "kallsyms in the dump"
             why = ""
-        except (LookupError, ValueError, FaultError) as e:
+        except (LookupError, ValueError, FaultError, MissingDebugInfoError) as e:
             self._find = _elf_symbols
             self.source = "ELF symbols of the debug information"
             why = str(e)
@@ -51,8 +51,8 @@ class Symbols:
         self._addresses: dict[str, int | None] = {}
         if self.address("_stext") is None:
             raise MissingInformation(
-                f"no kernel symbols: the dump's kallsyms cannot be used ({why or 'no _stext'}) "
-                "and there is no debug information; name the kernel's vmlinux with --symbols"
+                "no kernel symbols: there is no debug information, and the dump's kallsyms cannot "
+                f"be used ({why or 'no _stext'}); name the kernel's vmlinux with --symbols"
             )
 
     def finder(

@@ -168,15 +168,16 @@ class TaskList:
             ``"0xffff..."`` (the task structure's address).
         :raises TaskNotFound: if there is none.
         """
+        by_address = wanted.lower().startswith("0x")
         try:
-            number = int(wanted, 0)
+            number = int(wanted, 16 if by_address else 10)
         except ValueError:
             raise TaskNotFound(
                 f"task {wanted!r} is neither a PID nor the address of a task_struct (0x...)"
             ) from None
-        found = [task for task in self if number in (task.address, task.pid)]
+        found = [task for task in self if number == (task.address if by_address else task.pid)]
         if not found:
-            what = "address" if wanted.lower().startswith("0x") else "PID"
+            what = "address" if by_address else "PID"
             raise TaskNotFound(f"no task has the {what} {wanted} in this dump")
         return found
 

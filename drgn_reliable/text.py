@@ -30,7 +30,7 @@ def lookup_address(pc: int, exact: bool) -> int:
     A return address may lie past the end of its function, after a call that never returns; the
     byte before belongs to the call. An interrupted instruction's address is taken as it is.
     """
-    return pc if exact else pc - 1
+    return pc if exact else pc - 1 & 0xFFFFFFFFFFFFFFFF
 
 
 class Text:
@@ -38,6 +38,7 @@ class Text:
 
     :param ends_call: tells whether bytes end with a call instruction of the architecture.
     :param pushed_returns: functions to which the return address is pushed, not left by a call.
+    :param trampolines: addresses that a tracer puts in place of return addresses.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Text:
         generated: GeneratedText,
         ends_call: Callable[[bytes], bool],
         pushed_returns: Collection[str] = (),
+        trampolines: Collection[int | None] = (),
     ) -> None:
         self._prog = prog
         self._symbols = symbols
         self._ends_call = ends_call
         self._pushed_returns = frozenset(pushed_returns)
+        self._trampolines = frozenset(trampolines)
         self.modules = modules
         self.generated = generated
         self.core = (symbols.required("_stext"), symbols.required("_etext"))
@@ -88,10 +91,12 @@ class Text:
             return True
 
     def _decide(self, pc: int, exact: bool) -> Code:
+        exact = exact or pc in self._trampolines
         kind, module = self._kind(pc)
         symbol, offset = self._name(pc, lookup_address(pc, exact), kind, module)
-        # Init text is gone by now; what never returned was not called.
-        unchecked = exact or kind is CodeKind.INIT or symbol in self._pushed_returns
+        # Init text is gone by now, and some return addresses are not left by a call.
+        no_text = kind in (CodeKind.INIT, CodeKind.UNKNOWN)
+        unchecked = exact or no_text or symbol in self._pushed_returns
         return Code(
             pc,
             kind,

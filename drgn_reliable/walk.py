@@ -2,9 +2,9 @@
 """The one loop that walks a stack, for every architecture.
 
 It does what ``arch_stack_walk_reliable()`` does around an architecture's unwinder, and notes
-what it meets as reasons. Where the kernel would stop and refuse, it goes on as long as the next
-step can still be computed: the kernel's answer is in the first refusing reason, and everything
-after it is for the reader and for the proof.
+what it meets as reasons. A task is walked as the kernel walks it, up to the first reason for
+which the kernel would refuse. If anything at all was noted, it is walked once more to prove:
+with everything the dump holds, and as far as the next step can still be computed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Protocol, TypeVar
 
 from drgn_reliable.model import CodeKind, End, FoundBy, Frame, Walk
+from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.tasks import Task
 from drgn_reliable.text import Text
 
@@ -26,7 +27,7 @@ _STEP_LIMIT = 4096
 class State:
     """Where a walk stands. Architectures add their registers to it."""
 
-    __slots__ = ("pc", "sp", "exact", "done", "end", "found_by")
+    __slots__ = ("pc", "sp", "exact", "done", "end", "found_by", "proving")
 
     pc: int
     sp: int
@@ -35,6 +36,8 @@ class State:
     done: bool
     end: End
     found_by: FoundBy
+    proving: bool
+    """The walk may use what the kernel does not: the second walk of a task."""
 
 
 S = TypeVar("S", bound=State)
@@ -48,7 +51,7 @@ class Unwinder(Protocol[S]):
 
     text: Text
 
-    def start(self, task: Task, walk: Walk) -> S:
+    def start(self, task: Task, walk: Walk, *, proving: bool) -> S:
         """The state at the task's saved context or, for a running task, its CPU's registers."""
 
     def at_user_registers(self, state: S, walk: Walk) -> bool:
@@ -66,20 +69,29 @@ class Unwinder(Protocol[S]):
 _ADVISORY_KINDS = {CodeKind.VSYSCALL: "vsyscall-page"}
 
 
-def walk_task(unwinder: Unwinder[S], task: Task, limit: int = ENTRY_LIMIT) -> Walk:
+def walk_task(
+    unwinder: Unwinder[S], task: Task, limit: int = ENTRY_LIMIT, *, proving: bool = False
+) -> Walk:
     """Walk a task's stack.
 
     :param limit: entries that the caller of ``stack_trace_save_tsk_reliable()`` has room for.
+    :param proving: walk with everything the dump holds; otherwise as the kernel walks, up to
+        the first reason for which it would refuse.
     """
     walk = Walk()
     if not task.has_stack:
         walk.end = End.NO_STACK
         return walk
-    state = unwinder.start(task, walk)
-    _follow(unwinder, state, walk, limit)
+    state = unwinder.start(task, walk, proving=proving)
+    if proving or not _refused(walk):
+        _follow(unwinder, state, walk, limit)
     walk.end = state.end
     unwinder.finish(state, walk)
     return walk
+
+
+def _refused(walk: Walk) -> bool:
+    return any(CATALOGUE[reason.id].kernel for reason in walk.reasons)
 
 
 def _follow(unwinder: Unwinder[S], state: S, walk: Walk, limit: int) -> None:
@@ -107,6 +119,8 @@ def _follow(unwinder: Unwinder[S], state: S, walk: Walk, limit: int) -> None:
         if len(frames) >= limit and _too_long(walk, state, limit):
             return
         unwinder.step(state, walk)
+        if walk.reasons and not state.proving and _refused(walk):
+            return
 
 
 def _too_long(walk: Walk, state: S, limit: int) -> bool:
@@ -116,4 +130,4 @@ def _too_long(walk: Walk, state: S, limit: int) -> bool:
     elif count >= _STEP_LIMIT:
         walk.note("loop", f"no end after {count} frames", pc=state.pc, sp=state.sp)
         return True
-    return False
+    return not state.proving

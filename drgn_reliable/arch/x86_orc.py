@@ -11,21 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from drgn import FaultError, Program
 
 from drgn_reliable.arch.x86_64 import (
-    FORK_RETURN,
-    IDLE_TOP_SLACK,
     MASK,
-    STACK_END_MAGIC,
     STACK_ORDER,
-    STARTUP,
     USER_MODE,
     CpuRegisters,
     Facts,
     Range,
     StackRegisters,
 )
+from drgn_reliable.arch.x86_ends import Ends
 from drgn_reliable.errors import UnsupportedKernel
 from drgn_reliable.memory import StackMemory
-from drgn_reliable.model import CodeKind, End, FoundBy, TaskKind, Walk
+from drgn_reliable.model import CodeKind, End, FoundBy, Walk
 from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.orc import FRAME_POINTER_RULE, Base, OrcTables, Rule, Shape
@@ -73,8 +70,9 @@ class OrcState(State):
         "cursor",
     )
 
-    def __init__(self, task: Task, stack: StackMemory) -> None:
+    def __init__(self, task: Task, stack: StackMemory, proving: bool) -> None:
         self.task = task
+        self.proving = proving
         self.pc = self.sp = self.bp = 0
         self.exact = self.done = False
         self.end = End.STOPPED
@@ -103,62 +101,77 @@ class OrcUnwinder:
 
     :param cpu_registers: gives the registers of the CPU that a task runs on, by drgn's names,
         or None if the dump lacks them.
-    :raises UnsupportedKernel: if the kernel was built without ORC.
-    :raises MissingInformation: if a symbol or type is missing.
+    :param initialised: the kernel's ``orc_init``.
+    :param frame_pointers: the kernel was built with CONFIG_FRAME_POINTER, and so refuses
+        exceptions, ORC or not.
     """
 
     def __init__(
         self,
         prog: Program,
-        symbols: Symbols,
+        facts: Facts,
+        orc: OrcTables,
         text: Text,
+        graph: FunctionGraph,
         probes: ReturnProbes,
         cpu_registers: Callable[[Task], Mapping[str, int] | None],
+        *,
+        initialised: bool = True,
+        frame_pointers: bool = False,
     ) -> None:
+        self._prog = prog
+        self.facts = facts
+        self.orc = orc
+        self.text = text
+        self._graph = graph
+        self._probes = probes
+        self._cpu_registers = cpu_registers
+        self._initialised = initialised
+        self.frame_pointers = frame_pointers
+        self.name = orc.format.name
+        self._ends = Ends(prog, facts, text)
+        self._rules: dict[tuple[int, bool], Rule | None] = {}
+
+    @classmethod
+    def of_kernel(
+        cls,
+        prog: Program,
+        symbols: Symbols,
+        text: Text,
+        graph: FunctionGraph,
+        probes: ReturnProbes,
+        cpu_registers: Callable[[Task], Mapping[str, int] | None],
+    ) -> OrcUnwinder:
+        """The unwinder of the dumped kernel.
+
+        :raises UnsupportedKernel: if the kernel was built without ORC.
+        :raises MissingInformation: if a symbol or type is missing.
+        """
         if symbols.address("__start_orc_unwind_ip") is None:
             raise UnsupportedKernel(
                 "this x86_64 kernel was built without the ORC unwinder (it has no symbol "
                 "__start_orc_unwind_ip); its frame pointers cannot be followed yet"
             )
-        self._prog = prog
-        self.text = text
-        self.facts = Facts(prog, symbols)
-        self._graph = FunctionGraph(prog, symbols)
-        self._probes = probes
-        self._cpu_registers = cpu_registers
-        self.orc = OrcTables(prog, symbols, text)
-        self.name = self.orc.format.name
-        self._rules: dict[tuple[int, bool], Rule | None] = {}
-        self._initialised = self._flag(symbols.address("orc_init"))
-        self.frame_pointers = self._built_with_frame_pointers(symbols)
-
-    def _flag(self, address: int | None) -> bool:
-        try:
-            return address is None or bool(self._prog.read_u8(address))
-        except FaultError:
-            return True
-
-    def _built_with_frame_pointers(self, symbols: Symbols) -> bool:
-        """CONFIG_FRAME_POINTER makes the kernel refuse exceptions, ORC or not. The configuration
-        is rarely in a dump, but with it every function's frame is found from BP."""
-        votes = []
-        for name in FRAME_POINTER_SAMPLE:
-            address = symbols.address(name)
-            try:
-                rule = self._rule(address + SAMPLE_OFFSET, True) if address else None
-            except FaultError:
-                continue
-            if rule:
-                votes.append(rule.sp_base is Base.BP)
-        return len(votes) >= 2 and all(votes)
+        orc = OrcTables(prog, symbols, text)
+        return cls(
+            prog,
+            Facts(prog, symbols),
+            orc,
+            text,
+            graph,
+            probes,
+            cpu_registers,
+            initialised=_flag(prog, symbols.address("orc_init")),
+            frame_pointers=_built_with_frame_pointers(orc, symbols),
+        )
 
     # Start -------------------------------------------------------------------------------
 
-    def start(self, task: Task, walk: Walk) -> OrcState:
+    def start(self, task: Task, walk: Walk, *, proving: bool) -> OrcState:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         _, low, high = self.facts.task_stack(task.stack)
         stack = StackMemory(self._prog, low, high, task.saved_sp, "task")
-        state = OrcState(task, stack)
+        state = OrcState(task, stack, proving)
         if not self._initialised:
             walk.note("orc-not-initialised", "orc_init is false", pc=None, sp=None)
         if task.on_cpu:
@@ -311,6 +324,8 @@ class OrcUnwinder:
             pc = self._traced_return(state, walk, slot)
         if pc == self._probes.trampoline:
             pc = self._probed_return(state, walk, slot)
+            if pc == self._graph.trampoline:
+                pc = self._traced_beneath(state, walk, slot)
         if pc is None:
             return False
         state.pc, state.sp = pc, sp
@@ -418,6 +433,13 @@ class OrcUnwinder:
         state.found_by = FoundBy.FUNCTION_GRAPH
         return pc
 
+    def _traced_beneath(self, state: OrcState, walk: Walk, slot: int) -> int | None:
+        """The tracer came first, the probe second: the kernel undoes them in the other order
+        only, and goes on at the tracer's trampoline."""
+        detail = f"the probed return address at {slot:#x} was the tracer's already"
+        walk.note("fgraph-beneath-kretprobe", detail, pc=state.pc, sp=state.sp, value=slot)
+        return self._traced_return(state, walk, slot) if state.proving else self._graph.trampoline
+
     def _probed_return(self, state: OrcState, walk: Walk, slot: int) -> int | None:
         if self._probes.refuses_runnable and state.task.run_state == 0:
             detail = f"the return address at {slot:#x} belongs to a kretprobe"
@@ -449,46 +471,27 @@ class OrcUnwinder:
             reason = "fgraph-window" if start == self._graph.trampoline else "rethook-window"
         walk.note(reason, str(code), pc=state.pc, sp=state.sp)
 
-    # The end (4.1) -----------------------------------------------------------------------
-
     def finish(self, state: OrcState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
-        task = state.task
-        if state.end is End.USER_REGS and state.regs and state.regs.address is not None:
-            expected = self.facts.user_regs(task.stack)
-            if state.regs.address != expected:
-                detail = f"at {state.regs.address:#x}, expected at {expected:#x}"
-                walk.note(
-                    "user-regs-misplaced", detail, pc=None, sp=state.sp, value=state.regs.address
-                )
-        elif state.end is End.END_OF_STACK and not self._ends_here(state):
-            code = self.text.at(state.pc, exact=True)
-            walk.note("end-unexpected", str(code), pc=state.pc, sp=state.sp)
-        self._check_magic(task, walk)
-        self._check_init_text(task, walk)
+        regs = state.regs.address if state.regs else None
+        self._ends.check(state.task, state, regs, walk)
 
-    def _ends_here(self, state: OrcState) -> bool:
-        """Whether a kernel stack begins at this function and stack pointer."""
-        task = state.task
-        if self.text.at(state.pc, exact=True).symbol in FORK_RETURN:
-            return state.sp == self.facts.user_regs(task.stack)
-        symbol = self.text.at(state.pc, exact=False).symbol
-        below_top = task.stack + self.facts.thread_size - state.sp
-        return symbol in STARTUP and task.kind is TaskKind.IDLE and 0 <= below_top <= IDLE_TOP_SLACK
 
-    def _check_magic(self, task: Task, walk: Walk) -> None:
-        try:
-            magic = self._prog.read_u64(task.stack)
-        except FaultError:
-            return
-        if magic != STACK_END_MAGIC:
-            detail = f"{magic:#x} at {task.stack:#x}, expected {STACK_END_MAGIC:#x}"
-            walk.note("stack-end-overwritten", detail, pc=None, sp=task.stack, value=magic)
+def _flag(prog: Program, address: int | None) -> bool:
+    try:
+        return address is None or bool(prog.read_u8(address))
+    except FaultError:
+        return True
 
-    def _check_init_text(self, task: Task, walk: Walk) -> None:
-        """Only the boot CPU's idle task, which started the kernel, keeps frames in init text."""
-        if task.address == self.facts.init_task:
-            return
-        for frame in walk.frames:
-            if frame.code.kind is CodeKind.INIT:
-                walk.note("init-text-freed", str(frame.code), pc=frame.pc, sp=frame.sp)
+
+def _built_with_frame_pointers(orc: OrcTables, symbols: Symbols) -> bool:
+    """The configuration is rarely in a dump, but with CONFIG_FRAME_POINTER every C function's
+    frame is found from BP."""
+    votes = []
+    for name in FRAME_POINTER_SAMPLE:
+        address = symbols.address(name)
+        with contextlib.suppress(FaultError):
+            rule = orc.find(address + SAMPLE_OFFSET) if address else None
+            if rule:
+                votes.append(rule.sp_base is Base.BP)
+    return len(votes) >= 2 and all(votes)

@@ -140,7 +140,12 @@ def _counted(counts: dict[str, int]) -> str:
 
 def write_reasons(kinds: Iterable[ReasonKind], out: TextIO, details: bool) -> None:
     """The catalogue: a line each, or everything that is known of each."""
-    proof = {Effect.REFUTES: "refuted", Effect.LEAVES_OPEN: "undecided", Effect.NONE: "-"}
+    proof = {
+        Effect.REFUTES: "refuted",
+        Effect.LEAVES_OPEN: "undecided",
+        Effect.ENDS: "undecided",
+        Effect.NONE: "-",
+    }
     if not details:
         rows = [
             (k.section, k.id, "accepts" if k.advisory else "refuses", proof[k.proof], k.title)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""x86_64: does a trace end where a kernel stack begins (section 4.1)? And is the stack whole?
+
+The kernel asks none of this: every reason noted here is advisory.
+"""
+
+from __future__ import annotations
+
+from drgn import FaultError, Program
+
+from drgn_reliable.arch.x86_64 import (
+    FORK_RETURN,
+    IDLE_TOP_SLACK,
+    STACK_END_MAGIC,
+    STARTUP,
+    Facts,
+)
+from drgn_reliable.model import CodeKind, End, TaskKind, Walk
+from drgn_reliable.tasks import Task
+from drgn_reliable.text import Text
+from drgn_reliable.walk import State
+
+__all__ = ("Ends",)
+
+
+class Ends:
+    """Compares the end of a walk with the beginnings that the kernel gives its stacks."""
+
+    def __init__(self, prog: Program, facts: Facts, text: Text) -> None:
+        self._prog = prog
+        self._facts = facts
+        self._text = text
+
+    def check(self, task: Task, state: State, regs: int | None, walk: Walk) -> None:
+        """Note what is wrong with the end that a walk reached.
+
+        :param regs: address of the user registers, if the walk ended at some on a stack.
+        """
+        if state.end is End.USER_REGS and regs is not None:
+            self._check_user_regs(task, state, regs, walk)
+        elif state.end is End.END_OF_STACK and not self._begins_here(task, state):
+            code = self._text.at(state.pc, exact=True)
+            walk.note("end-unexpected", str(code), pc=state.pc, sp=state.sp)
+        self._check_magic(task, walk)
+        self._check_init_text(task, walk)
+
+    def _check_user_regs(self, task: Task, state: State, regs: int, walk: Walk) -> None:
+        expected = self._facts.user_regs(task.stack)
+        if regs != expected:
+            detail = f"at {regs:#x}, expected at {expected:#x}"
+            walk.note("user-regs-misplaced", detail, pc=None, sp=state.sp, value=regs)
+
+    def _begins_here(self, task: Task, state: State) -> bool:
+        """Whether a stack begins at this function and stack pointer."""
+        if self._text.at(state.pc, exact=True).symbol in FORK_RETURN:
+            return state.sp == self._facts.user_regs(task.stack)
+        symbol = self._text.at(state.pc, exact=False).symbol
+        below_top = task.stack + self._facts.thread_size - state.sp
+        idle = task.kind is TaskKind.IDLE and 0 <= below_top <= IDLE_TOP_SLACK
+        return idle and symbol in STARTUP
+
+    def _check_magic(self, task: Task, walk: Walk) -> None:
+        try:
+            magic = self._prog.read_u64(task.stack)
+        except FaultError:
+            return
+        if magic != STACK_END_MAGIC:
+            detail = f"{magic:#x} at {task.stack:#x}, expected {STACK_END_MAGIC:#x}"
+            walk.note("stack-end-overwritten", detail, pc=None, sp=task.stack, value=magic)
+
+    def _check_init_text(self, task: Task, walk: Walk) -> None:
+        """Only the boot CPU's idle task, which started the kernel, keeps frames in init text."""
+        if task.address == self._facts.init_task:
+            return
+        for frame in walk.frames:
+            if frame.code.kind is CodeKind.INIT:
+                walk.note("init-text-freed", str(frame.code), pc=frame.pc, sp=frame.sp)

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Write a dump in the kdump-compressed format of makedumpfile.
+
+The format is the one in which distributions store their dumps: drgn, crash and makedumpfile read
+it without being told anything. It stores single pages, so a dump can hold a chosen few of them;
+reading one that was left out is an error there, never zeroes.
+
+The file, in blocks of one page (``IMPLEMENTATION`` in makedumpfile's source)::
+
+    0                   struct disk_dump_header
+    1                   struct kdump_sub_header, then the ELF notes
+    1 + S               first bitmap: page frames that are memory      (B blocks)
+    1 + S + B           second bitmap: page frames that are in here    (B blocks)
+    1 + S + 2 * B       struct page_desc for each bit set in the second bitmap, ascending
+    (after it)          page data, at any byte
+
+Both bitmaps are the same here. By the letter the first would have to know the memory of the
+machine; the difference between the two only ever lets a reader take a page for zeroes
+(``crash --zero_excluded``).
+
+Equal input gives equal bytes, as long as zlib is the same: no time is stored, and pages are
+stored in ascending order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from .dumpfile import (
+    KDUMP_SIGNATURE,
+    MAIN_HEADER,
+    MAX_PAGE_SIZE,
+    MIN_PAGE_SIZE,
+    SUB_HEADER,
+    UTS_FIELD_SIZE,
+    Note,
+    Uts,
+    find_vmcoreinfo,
+    pack_note,
+)
+
+__all__ = ("KdumpSummary", "PageData", "write_kdump")
+
+PageData = bytes | bytearray | memoryview
+
+_HEADER_VERSION = 6
+_DUMP_DH_COMPRESSED_ZLIB = 0x1
+_UINT_MAX = (1 << 32) - 1
+_ULONG_MASK = (1 << 64) - 1
+_SUB_HEADER_SIZE = struct.calcsize("<" + SUB_HEADER)
+
+_PAGE_DESC = "QIIQ"
+"""``struct page_desc``: offset in the file, size in the file, flags, page_flags (always 0)."""
+
+_BYTE_ORDER = {
+    "aarch64": "<",
+    "ppc64": ">",
+    "ppc64le": "<",
+    "riscv64": "<",
+    "s390x": ">",
+    "x86_64": "<",
+}
+"""Of a 64-bit kernel by its ``uname -m``; readers, too, find the architecture by that name.
+
+LoongArch is missing because libkdumpfile does not know it: drgn 0.3 could not read the file.
+"""
+
+
+class KdumpSummary(NamedTuple):
+    """What :func:`write_kdump` wrote."""
+
+    pages: int
+    """Page frames in the file."""
+    stored_pages: int
+    """Different pages among them: each content is stored once."""
+    file_size: int
+    """Bytes."""
+
+
+def write_kdump(
+    path: str | os.PathLike[str],
+    *,
+    pages: Mapping[int, PageData] | Iterable[tuple[int, PageData]],
+    page_size: int,
+    uts: Uts,
+    nr_cpus: int,
+    vmcoreinfo: bytes,
+    notes: bytes = b"",
+    phys_base: int = 0,
+    max_pfn: int | None = None,
+) -> KdumpSummary:
+    """Write pages of physical memory to a kdump-compressed file, whole or not at all.
+
+    The file appears under its name when all of it is on the disk, readable by its owner only: it
+    is somebody's memory.
+
+    A dump of chosen pages can be read by virtual address if it has the page tables on the way, and
+    only if libkdumpfile (that of drgn 0.3) finds what it reads first:
+
+    * x86_64: the tables from ``init_top_pgt`` on. The ``QEMU`` notes have to go
+      (:func:`drgn_reliable.dumpfile.drop_notes`), for libkdumpfile prefers the table that CR3 in
+      them points to, a process's.
+    * s390x: absolute page 0 and what leads from there to VMCOREINFO, whether or not the notes have
+      it (``os_info`` at 0xe18, or a note at 0xe0c), and the table at ``swapper_pg_dir``.
+
+    :param pages: page frame number to content; pairs have to ascend. Pairs are taken one by one,
+        so that memory need only hold one page.
+    :param page_size: of the dumped kernel, in bytes.
+    :param uts: of the dumped kernel. libkdumpfile learns the architecture from ``machine`` and
+        refuses a file in which ``release`` or ``version`` is empty or ``sysname`` not ``Linux``.
+    :param nr_cpus: as many CPUs as ``notes`` has ``NT_PRSTATUS`` notes, by makedumpfile's custom.
+    :param vmcoreinfo: the text of the kernel's ``vmcoreinfo_data``.
+    :param notes: ELF notes as :func:`drgn_reliable.dumpfile.read_notes` returns them. VMCOREINFO
+        is added if they have none: libkdumpfile looks for it only there, crash only by the
+        header's offset, which points into them.
+    :param phys_base: of x86_64, what an address in the kernel image minus 0xffffffff80000000
+        (``__START_KERNEL_map``) lacks of its physical address: ``NUMBER(phys_base)`` in
+        VMCOREINFO. It can be negative.
+    :param max_pfn: one more than the highest page frame of the machine. The bitmaps take two bits
+        for each page frame below it, present or not. By default, what ``pages`` needs.
+    :raises ValueError: if an argument is wrong; no file is written then.
+    """
+    path = Path(path)
+    order = _check_machine(uts, page_size, nr_cpus)
+    notes, vmcoreinfo_note = _with_vmcoreinfo(notes, vmcoreinfo, order)
+    with tempfile.TemporaryFile(dir=path.parent) as spool, _replacing(path) as file:
+        store = _PageStore(spool, page_size, max_pfn)
+        for pfn, data in _in_order(pages):
+            store.add(pfn, data)
+        layout = _Layout.of(page_size, len(notes), store.max_pfn)
+        file.write(_main_header(order, layout, uts, nr_cpus))
+        file.seek(page_size)
+        file.write(_sub_header(order, layout, phys_base, vmcoreinfo_note, len(notes)))
+        file.write(notes)
+        bitmap = store.bitmap()
+        for bitmap_at in (layout.bitmap_at, layout.bitmap_at + layout.bitmap_size):
+            for index, block in bitmap.items():
+                file.seek(bitmap_at + index * page_size)
+                file.write(block)
+        file.truncate(layout.descriptors_at)
+        file.seek(layout.descriptors_at)
+        store.write_to(file, order)
+        return KdumpSummary(store.pages, store.stored_pages, file.tell())
+
+
+class _Layout(NamedTuple):
+    """Where things are in the file, in bytes unless it says blocks."""
+
+    page_size: int
+    sub_header_blocks: int
+    """The sub header and the notes behind it."""
+    bitmap_size: int
+    """Of one bitmap: a multiple of the page size, and at least one page."""
+    max_pfn: int
+
+    @classmethod
+    def of(cls, page_size: int, notes_size: int, max_pfn: int) -> _Layout:
+        sub_header_blocks = _divide_up(_SUB_HEADER_SIZE + notes_size, page_size)
+        bitmap_blocks = max(1, _divide_up(max_pfn, 8 * page_size))
+        return cls(page_size, sub_header_blocks, bitmap_blocks * page_size, max_pfn)
+
+    @property
+    def notes_at(self) -> int:
+        return self.page_size + _SUB_HEADER_SIZE
+
+    @property
+    def bitmap_at(self) -> int:
+        return (1 + self.sub_header_blocks) * self.page_size
+
+    @property
+    def descriptors_at(self) -> int:
+        return self.bitmap_at + 2 * self.bitmap_size
+
+
+class _PageStore:
+    """Pages as they come, each content compressed once into a spool file.
+
+    The spool is needed because the page descriptors, whose number is only known at the end, come
+    before the data.
+    """
+
+    def __init__(self, spool: BinaryIO, page_size: int, max_pfn: int | None) -> None:
+        self._spool = spool
+        self._page_size = page_size
+        self._limit = max_pfn
+        self._size = 0
+        self._pfns = array("Q")
+        self._which = array("Q")
+        """Parallel to ``_pfns``: index into ``_stored``."""
+        self._stored: list[tuple[int, int, int]] = []
+        """Offset in the spool, size, flags."""
+        self._seen: dict[bytes, int] = {}
+        """Digest of a page to its index in ``_stored``."""
+
+    @property
+    def pages(self) -> int:
+        return len(self._pfns)
+
+    @property
+    def stored_pages(self) -> int:
+        return len(self._stored)
+
+    @property
+    def max_pfn(self) -> int:
+        if self._limit is not None:
+            return self._limit
+        return self._pfns[-1] + 1 if self._pfns else 0
+
+    def add(self, pfn: int, data: PageData) -> None:
+        self._check(pfn, data)
+        digest = hashlib.blake2b(data, digest_size=20).digest()
+        index = self._seen.setdefault(digest, len(self._stored))
+        if index == len(self._stored):
+            self._store(bytes(data))
+        self._pfns.append(pfn)
+        self._which.append(index)
+
+    def _check(self, pfn: int, data: PageData) -> None:
+        size = memoryview(data).nbytes
+        if size != self._page_size:
+            raise ValueError(f"page frame {pfn:#x} has {size} bytes, not {self._page_size}")
+        if self._pfns and pfn <= self._pfns[-1]:
+            raise ValueError(f"page frame {pfn:#x} comes after {self._pfns[-1]:#x}")
+        if pfn < 0 or (self._limit is not None and pfn >= self._limit):
+            raise ValueError(f"page frame {pfn:#x} is not below max_pfn {self._limit}")
+
+    def _store(self, page: bytes) -> None:
+        compressed = zlib.compress(page)
+        shrunk = len(compressed) < len(page)
+        data = compressed if shrunk else page
+        self._spool.write(data)
+        self._stored.append((self._size, len(data), _DUMP_DH_COMPRESSED_ZLIB if shrunk else 0))
+        self._size += len(data)
+
+    def bitmap(self) -> dict[int, bytearray]:
+        """Return the blocks of the bitmap that are not all 0; the others can be holes.
+
+        Page frame 0 is the lowest bit of the first byte, in either byte order.
+        """
+        blocks: dict[int, bytearray] = defaultdict(lambda: bytearray(self._page_size))
+        for pfn in self._pfns:
+            index, bit = divmod(pfn, 8 * self._page_size)
+            blocks[index][bit >> 3] |= 1 << (bit & 7)
+        return blocks
+
+    def write_to(self, file: BinaryIO, order: str) -> None:
+        """Write the page descriptors, then the data that they point to."""
+        descriptor = struct.Struct(order + _PAGE_DESC)
+        data_at = file.tell() + self.pages * descriptor.size
+        for index in self._which:
+            offset, size, flags = self._stored[index]
+            file.write(descriptor.pack(data_at + offset, size, flags, 0))
+        self._spool.seek(0)
+        shutil.copyfileobj(self._spool, file)
+
+
+def _divide_up(value: int, by: int) -> int:
+    return -(-value // by)
+
+
+def _in_order(
+    pages: Mapping[int, PageData] | Iterable[tuple[int, PageData]],
+) -> Iterable[tuple[int, PageData]]:
+    if isinstance(pages, Mapping):
+        return ((pfn, pages[pfn]) for pfn in sorted(pages))
+    return pages
+
+
+def _check_machine(uts: Uts, page_size: int, nr_cpus: int) -> str:
+    """Check what readers insist on, and return the byte order as :mod:`struct` has it."""
+    if not MIN_PAGE_SIZE <= page_size <= MAX_PAGE_SIZE or page_size & page_size - 1:
+        raise ValueError(f"page size {page_size} is not a power of two of 4096 to 262144 bytes")
+    if nr_cpus < 1:
+        raise ValueError(f"{nr_cpus} CPUs")
+    if uts.sysname != "Linux" or not uts.release or not uts.version:
+        raise ValueError(f"utsname {uts} is not that of a Linux kernel with release and version")
+    for field, value in uts._asdict().items():
+        if len(value.encode()) >= UTS_FIELD_SIZE:
+            raise ValueError(f"utsname: {field} is longer than {UTS_FIELD_SIZE - 1} bytes")
+    if uts.machine not in _BYTE_ORDER:
+        raise ValueError(f"machine {uts.machine!r} is none of {', '.join(_BYTE_ORDER)}")
+    return _BYTE_ORDER[uts.machine]
+
+
+def _with_vmcoreinfo(notes: bytes, vmcoreinfo: bytes, order: str) -> tuple[bytes, Note]:
+    """Return notes that have VMCOREINFO, and that note."""
+    little_endian = order == "<"
+    if find_vmcoreinfo(notes, little_endian=little_endian) is None:
+        notes += bytes(-len(notes) % 4)
+        notes += pack_note("VMCOREINFO", 0, vmcoreinfo, little_endian=little_endian)
+    note = find_vmcoreinfo(notes, little_endian=little_endian)
+    if note is None or note.description.rstrip(b"\0") != vmcoreinfo.rstrip(b"\0"):
+        raise ValueError("the VMCOREINFO in the notes is not the one given")
+    return notes, note
+
+
+def _main_header(order: str, layout: _Layout, uts: Uts, nr_cpus: int) -> bytes:
+    """``struct disk_dump_header``: the time is 0, and so is all that makedumpfile leaves 0."""
+    tv_sec = tv_usec = 0
+    total_ram_blocks = device_blocks = written_blocks = current_cpu = 0
+    return struct.pack(
+        order + MAIN_HEADER,
+        KDUMP_SIGNATURE,
+        _HEADER_VERSION,
+        *(field.encode() for field in uts),
+        tv_sec,
+        tv_usec,
+        _DUMP_DH_COMPRESSED_ZLIB,
+        layout.page_size,
+        layout.sub_header_blocks,
+        2 * layout.bitmap_size // layout.page_size,
+        min(layout.max_pfn, _UINT_MAX),
+        total_ram_blocks,
+        device_blocks,
+        written_blocks,
+        current_cpu,
+        nr_cpus,
+    )
+
+
+def _sub_header(
+    order: str, layout: _Layout, phys_base: int, vmcoreinfo: Note, notes_size: int
+) -> bytes:
+    """``struct kdump_sub_header`` of a file that is not split and has nothing erased."""
+    no_level = no_split = no_start = no_end = 0
+    no_eraseinfo = (0, 0)
+    return struct.pack(
+        order + SUB_HEADER,
+        phys_base & _ULONG_MASK,
+        no_level,
+        no_split,
+        no_start,
+        no_end,
+        layout.notes_at + vmcoreinfo.offset,
+        len(vmcoreinfo.description),
+        layout.notes_at,
+        notes_size,
+        *no_eraseinfo,
+        no_start,
+        no_end,
+        layout.max_pfn,
+    )
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes its name when it is complete, and is gone if it never is."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make a rename last through a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
