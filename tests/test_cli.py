@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The command line as its user meets it: a real process, its output, its exit status."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from drgn_reliable.reasons import CATALOGUE
+from tests.conftest import Scanned
+from tests.dumps import VMCORES
+
+DUMP = str(VMCORES / "x86_64-6.1.kdump")
+SCHEMA = json.loads(
+    resources.files("drgn_reliable").joinpath("schema/drgn-reliable-1.json").read_text()
+)
+
+
+def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(VMCORES.parent)}
+    return subprocess.run(
+        [sys.executable, "-m", "drgn_reliable", *args],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=120,
+    )
+
+
+# What a scan prints --------------------------------------------------------------------------
+
+
+def test_table_lists_what_matters_first() -> None:
+    """The unreliable tasks come first, and a line at the end counts the verdicts."""
+    done = run("scan", DUMP)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == [
+        "PID", "CPU", "S", "KIND", "COMMAND", "KERNEL", "PROOF", "#", "IN", "REASON",
+    ]  # fmt: skip
+    assert "unreliable  proven" in lines[1] and "4.4 rethook-task-runnable" in lines[1]
+    assert lines[-1] == (
+        "159 tasks of 6.1.0-50-cloud-amd64 (x86_64): kernel: 155 reliable, 2 unreliable, "
+        "2 running; proof: 159 proven"
+    )
+
+
+def test_verbose_shows_frames_and_how_they_were_found() -> None:
+    """-v prints every frame with its address, name, module and source, and every reason."""
+    done = run("scan", DUMP, "--task", "92", "-v")
+    assert "PID 92 (hold_pspin), TGID 92, kthread, state R, CPU 1, task 0xff251fb4055020c0" in (
+        done.stdout
+    )
+    assert "pspin_outer+0xa [holder]" in done.stdout and "(kretprobe)" in done.stdout
+    assert "4.4 rethook-task-runnable (refused) before frame #4" in done.stdout
+
+
+def test_grouped_stacks_name_their_tasks() -> None:
+    """--group shows a stack once, with how many tasks share it."""
+    done = run("scan", DUMP, "--group", "--only", "kthread")
+    assert "19 tasks: reliable, proven: rcu_gp (3)" in done.stdout
+    assert done.stdout.count("rescuer_thread+") == 1
+
+
+def test_json_is_what_the_schema_says() -> None:
+    """The JSON form validates against the schema in the package and has every task."""
+    done = run("scan", DUMP, "--format", "json")
+    report = json.loads(done.stdout)
+    jsonschema.validate(report, SCHEMA)
+    assert report["schema"] == "drgn-reliable/1"
+    assert len(report["tasks"]) == 159
+    assert report["summary"]["kernel"]["unreliable"] == 2
+
+
+def test_json_entries_are_the_kernels(scanned_6_1: Scanned) -> None:
+    """kernel.entries can be compared word for word with the kernel's own."""
+    tasks = json.loads(run("scan", DUMP, "--format", "json").stdout)["tasks"]
+    found = {task["task"]: task["kernel"]["entries"] for task in tasks}
+    for row in scanned_6_1.dump.recorded:
+        assert found[f"{row.task:#x}"] == [f"{entry:#x}" for entry in row.entries]
+
+
+def test_every_line_of_jsonl_is_a_document() -> None:
+    """The first line is the dump, each further one a task with the schema's name."""
+    lines = [
+        json.loads(line) for line in run("scan", DUMP, "--format", "jsonl").stdout.split("\n")[:-1]
+    ]
+    assert len(lines) == 160
+    assert "tasks" not in lines[0] and lines[0]["release"] == "6.1.0-50-cloud-amd64"
+    jsonschema.validate({**lines[0], "tasks": lines[1:]}, SCHEMA)
+    assert {line["schema"] for line in lines} == {"drgn-reliable/1"}
+
+
+def test_csv_has_a_row_a_task() -> None:
+    """CSV opens with its columns' names; a task's reasons and functions are in one cell each."""
+    rows = list(csv.DictReader(io.StringIO(run("scan", DUMP, "--format", "csv").stdout)))
+    assert len(rows) == 159
+    spinning = next(row for row in rows if row["comm"] == "hold_pspin")
+    assert spinning["kernel"] == "unreliable" and spinning["reasons"] == "rethook-task-runnable"
+    assert spinning["stack"].split()[0] == "__schedule"
+
+
+def test_folded_stacks_count_every_task() -> None:
+    """Folded stacks begin with the command and the outermost function and end with a count."""
+    lines = run("scan", DUMP, "--format", "folded").stdout.splitlines()
+    assert sum(int(line.rsplit(" ", 1)[1]) for line in lines) == 159
+    assert "kthreadd;ret_from_fork;kthreadd;schedule;__schedule;[reliable] 1" in lines
+
+
+@pytest.mark.parametrize(
+    ("options", "tasks", "status"),
+    [
+        (["--only", "unreliable"], 2, 1),
+        (["--only", "running"], 2, 0),
+        (["--only", "idle"], 2, 0),
+        (["--only", "unreliable", "--only", "running"], 4, 1),
+        (["--only", "unreliable", "--only", "user"], 1, 1),
+        (["--reason", "rethook-task-runnable"], 2, 1),
+        (["--reason", "running", "--only", "user"], 0, 0),
+        (["--task", "1"], 1, 0),
+        (["--task", "0"], 2, 0),
+        (["--task", "1", "--task", "0xff251fb4055020c0"], 2, 1),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_filters(options: list[str], tasks: int, status: int) -> None:
+    """Filters choose the tasks reported, and the exit status speaks of those."""
+    done = run("scan", DUMP, "--format", "json", *options)
+    assert len(json.loads(done.stdout)["tasks"]) == tasks
+    assert done.returncode == status
+
+
+def test_output_file_is_whole(tmp_path: Path) -> None:
+    """--output writes the file and nothing else, and leaves no temporary file."""
+    done = run("scan", DUMP, "--format", "json", "-o", "report.json", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    jsonschema.validate(json.loads((tmp_path / "report.json").read_text()), SCHEMA)
+
+
+def test_a_failed_scan_leaves_an_earlier_report_alone(tmp_path: Path) -> None:
+    """When nothing can be reported, the file that is there stays as it is."""
+    report = tmp_path / "report.json"
+    report.write_text("earlier")
+    done = run("scan", DUMP, "--task", "4242", "-o", str(report))
+    assert done.returncode == 2
+    assert report.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [report]
+
+
+# The other commands --------------------------------------------------------------------------
+
+
+def test_info_says_what_kernel_it_is() -> None:
+    """info names the release, the unwinder and where types and symbols come from."""
+    facts = json.loads(run("info", DUMP, "--format", "json").stdout)
+    assert facts["release"] == "6.1.0-50-cloud-amd64"
+    assert facts["unwinder"] == "ORC 1 (before 6.3)"
+    assert facts["types"] == "BTF in the dump"
+    assert facts["symbols"] == "kallsyms in the dump"
+    assert facts["livepatch"] is True and facts["reliable_stack_traces"] is True
+    assert facts["frame_pointers"] is False and facts["stack_size"] == 16384
+    assert "ORC 1 (before 6.3)" in run("info", DUMP).stdout
+
+
+def test_reasons_lists_the_catalogue() -> None:
+    """reasons prints a line for each row; in JSON all that is known of it."""
+    table = run("reasons").stdout
+    assert all(id in table for id in CATALOGUE)
+    rows = json.loads(run("reasons", "--format", "json").stdout)
+    assert [row["id"] for row in rows] == list(CATALOGUE)
+    one = run("reasons", "fgraph-unrecovered").stdout
+    assert one.startswith("fgraph-unrecovered (section 4.4)")
+    section = json.loads(run("reasons", "--section", "4.5", "--format", "json").stdout)
+    assert [row["id"] for row in section] == ["optprobe-slot"]
+
+
+def test_help_teaches() -> None:
+    """Each --help shows examples, and the scan's the exit status."""
+    assert "examples:" in run("--help").stdout
+    scan = run("scan", "--help").stdout
+    assert "drgn-reliable scan vmcore --only unreliable -v" in scan
+    assert "exit status:" in scan
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_script(shell: str) -> None:
+    """A completion script comes out for the shell."""
+    done = run("--print-completion", shell)
+    assert done.returncode == 0
+    assert "drgn-reliable" in done.stdout and "--only" in done.stdout
+
+
+def test_a_capsule_of_a_capsule_gives_the_same_report(tmp_path: Path) -> None:
+    """A capsule holds all that the analysis reads: its report is the original's."""
+    made = run("capsule", DUMP, "-o", str(tmp_path / "small.kdump"))
+    assert made.returncode == 0, made.stderr
+    assert "kernel stacks in it can hold secrets" in made.stdout
+    reports = [
+        json.loads(run("scan", dump, "--format", "json").stdout)
+        for dump in (DUMP, str(tmp_path / "small.kdump"))
+    ]
+    assert reports[0].pop("dump") != reports[1].pop("dump")
+    assert reports[0] == reports[1]
+
+
+# Bad input -----------------------------------------------------------------------------------
+
+EM_X86_64, EM_AARCH64, EM_PARISC = 62, 183, 15
+
+
+def elf_core(machine: int, note: bytes = b"") -> bytes:
+    """An ELF core with one note segment and no memory."""
+    ident = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
+    header = ident + struct.pack("<HHIQQQIHHHHHH", 4, machine, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = struct.pack("<IIQQQQQQ", 4, 0, 120, 0, 0, len(note), len(note), 4)
+    return header + segment + note
+
+
+def vmcoreinfo(text: str) -> bytes:
+    """A VMCOREINFO note."""
+    name, data = b"VMCOREINFO\0\0", text.encode()
+    return struct.pack("<III", 11, len(data), 0) + name + data + bytes(-len(data) % 4)
+
+
+KERNEL = (
+    "OSRELEASE=6.12.0\nPAGESIZE=4096\nSYMBOL(_stext)=ffffffff81000000\n"
+    "SYMBOL(swapper_pg_dir)=ffffffff82a10000\nKERNELOFFSET=0\nNUMBER(phys_base)=0\n"
+    "NUMBER(VA_BITS)=48\nNUMBER(TCR_EL1_T1SZ)=16\nNUMBER(pgtable_l5_enabled)=0\n"
+)
+
+BAD_DUMPS = {
+    "not a dump": (b"#!/bin/sh\necho hello\n", "not a kernel dump that drgn can open"),
+    "an empty file": (b"", "not a kernel dump that drgn can open"),
+    "an ELF core without VMCOREINFO": (elf_core(EM_X86_64), "VMCOREINFO"),
+    "another architecture": (
+        elf_core(EM_AARCH64, vmcoreinfo(KERNEL)),
+        "architecture aarch64 is not supported",
+    ),
+    "an architecture that drgn does not know": (
+        elf_core(EM_PARISC, vmcoreinfo(KERNEL)),
+        "architecture unknown is not supported",
+    ),
+    "no kallsyms, no debug information": (
+        elf_core(EM_X86_64, vmcoreinfo(KERNEL)),
+        "name the kernel's vmlinux with --symbols",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DUMPS)
+@pytest.mark.parametrize("command", ["scan", "info"])
+def test_a_bad_dump_gets_one_line(tmp_path: Path, command: str, name: str) -> None:
+    """A dump that cannot be used gets one line that says what is wrong, and exit status 3."""
+    content, message = BAD_DUMPS[name]
+    path = tmp_path / "dump"
+    path.write_bytes(content)
+    done = run(command, str(path))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("drgn-reliable: ")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("share", [0.001, 0.01, 0.3, 0.7, 0.99])
+def test_a_truncated_dump_gets_one_line_or_an_honest_report(tmp_path: Path, share: float) -> None:
+    """A dump that ends early is refused in a line, or reported without a false "reliable"."""
+    whole = Path(DUMP).read_bytes()
+    path = tmp_path / "cut.kdump"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    done = run("scan", str(path), "--format", "json")
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 3
+    if done.stdout:
+        assert json.loads(done.stdout)["problems"]
+    else:
+        assert done.stderr.count("\n") == 1
+
+
+USAGE = {
+    "no such dump": (["scan", "absent"], 3, "absent: does not exist; name a vmcore"),
+    "a directory": (["scan", "."], 3, ".: is not a file; name a vmcore"),
+    "no such task": (["scan", DUMP, "--task", "4242"], 2, "no task has the PID 4242"),
+    "no such address": (["scan", DUMP, "--task", "0x10"], 2, "no task has the address 0x10"),
+    "a task that is no number": (["scan", DUMP, "--task", "init"], 2, "task 'init' is neither"),
+    "no such reason": (["scan", DUMP, "--reason", "bad"], 2, "reason 'bad' is not in"),
+    "reasons: no such reason": (["reasons", "bad"], 2, "reason 'bad' is not in the catalogue"),
+    "verbose JSON": (["scan", DUMP, "--format", "json", "-v"], 2, "are for tables"),
+    "no such symbols": (["scan", DUMP, "--symbols", "absent"], 2, "--symbols absent: no such"),
+    "symbols of something else": (
+        ["scan", DUMP, "--symbols", sys.executable],
+        2,
+        "not the debug information of the dumped kernel, whose build ID is bb603a9147d3",
+    ),
+    "an output that cannot be": (
+        ["scan", DUMP, "-o", "absent/report"],
+        2,
+        "--output absent/report: cannot be written (No such file or directory)",
+    ),
+    "a capsule that cannot be": (
+        ["capsule", DUMP, "-o", "absent/capsule"],
+        2,
+        "--output absent/capsule: cannot be written",
+    ),
+    "no command": ([], 2, "the following arguments are required: COMMAND"),
+    "no such filter": (["scan", DUMP, "--only", "bad"], 2, "invalid choice: 'bad'"),
+}
+
+
+@pytest.mark.parametrize("name", USAGE)
+def test_a_wrong_argument_gets_one_line(tmp_path: Path, name: str) -> None:
+    """A wrong argument gets a line that names it, its value and what to do; nothing is written."""
+    args, status, message = USAGE[name]
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == status
+    assert done.stdout == ""
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    """A closed pipe ends the output quietly."""
+    command = f'"{sys.executable}" -m drgn_reliable scan "{DUMP}" --format json | head -c 10'
+    environment = {**os.environ, "PYTHONPATH": str(VMCORES.parent)}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60
+    )
+    assert done.stderr == ""

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The commands in drgn's shell: run by drgn's own dispatcher, and typed at a real prompt."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import drgn
+import pytest
+from drgn.commands import CommandArgumentError, run_command
+from drgn.helpers.linux.pid import for_each_task
+
+import drgn_reliable.plugin  # noqa: F401  (registers the commands, as drgn's shell does)
+from drgn_reliable import CATALOGUE, DumpReport
+from tests.dumps import VMCORES
+
+DUMP = str(VMCORES / "x86_64-6.1.kdump")
+
+
+@pytest.fixture(scope="module")
+def prog() -> drgn.Program:
+    """A program as drgn's shell opens it: the dump, and no debug information."""
+    prog = drgn.Program()
+    prog.set_core_dump(DUMP)
+    return prog
+
+
+def test_the_package_registers_its_plugin() -> None:
+    """drgn finds the plugin by its entry point."""
+    found = {e.name: e.value for e in entry_points(group="drgn.plugins")}
+    assert found["drgn_reliable"] == "drgn_reliable.plugin"
+
+
+def test_reliable_returns_its_report(
+    prog: drgn.Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """%reliable prints the table and returns the report."""
+    report = run_command(prog, "reliable")
+    assert isinstance(report, DumpReport)
+    assert len(report.tasks) == 159
+    assert "159 tasks of 6.1.0-50-cloud-amd64" in capsys.readouterr().out
+
+
+def test_one_task_is_shown_with_its_trace(
+    prog: drgn.Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """%reliable with one task shows its frames."""
+    report = run_command(prog, "reliable 92")
+    assert [task.comm for task in report.tasks] == ["hold_pspin"]
+    assert "#4  0x" in capsys.readouterr().out
+
+
+def test_unreliable_is_short_for_what_is_wrong(
+    prog: drgn.Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """%unreliable shows the traces and reasons of the unreliable tasks."""
+    report = run_command(prog, "unreliable")
+    assert [task.comm for task in report.tasks] == ["hold_pspin", "hq"]
+    assert capsys.readouterr().out.count("4.4 rethook-task-runnable (refused)") == 2
+
+
+def test_reasons_returns_rows(prog: drgn.Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """%reliable-reasons prints and returns the catalogue."""
+    assert run_command(prog, "reliable-reasons") == list(CATALOGUE.values())
+    assert "rethook-task-runnable" in capsys.readouterr().out
+
+
+def test_redirection_and_pipes(
+    prog: drgn.Program, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Output obeys > and |."""
+    run_command(prog, f"reliable --format csv > {tmp_path}/report.csv")
+    assert len((tmp_path / "report.csv").read_text().splitlines()) == 160
+    run_command(prog, "reliable --only running | head -n 1")
+    assert capfd.readouterr().out.split()[:3] == ["PID", "CPU", "S"]
+
+
+@pytest.mark.parametrize("command", ["reliable", "unreliable", "reliable-reasons"])
+def test_every_command_has_help(
+    prog: drgn.Program, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """-h shows the arguments and returns."""
+    assert run_command(prog, f"{command} -h") is None
+    assert f"usage: {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("reliable 4242", "no task has the PID 4242"),
+        ("reliable --reason bad", "reason 'bad' is not in the catalogue"),
+        ("reliable-reasons bad", "reason 'bad' is not in the catalogue"),
+        ("reliable --format json -v", "are for tables"),
+    ],
+)
+def test_wrong_arguments_are_drgns_usage_errors(
+    prog: drgn.Program, command: str, message: str
+) -> None:
+    """A wrong argument is raised as drgn's own usage error."""
+    with pytest.raises(CommandArgumentError, match=message):
+        run_command(prog, command)
+
+
+def test_ordinary_helpers_work_on_the_types_of_the_dump(prog: drgn.Program) -> None:
+    """After a command, drgn's own helpers find types and globals: there is no debug
+    information, only BTF."""
+    run_command(prog, "reliable 1 > /dev/null")
+    names = [task.comm.string_() for task in for_each_task(prog)]
+    assert b"kthreadd" in names and len(names) == 157
+
+
+def test_at_a_real_prompt(tmp_path: Path) -> None:
+    """In drgn's interactive shell the commands are there by themselves, and `_` is the report."""
+    drgn_command = str(Path(sys.executable).with_name("drgn"))
+    controller, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "dumb", "HOME": str(tmp_path), "DRGN_DISABLE_PLUGINS": ""}
+    shell = subprocess.Popen(
+        [drgn_command, "-q", "--no-default-symbols", "-c", DUMP],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment,
+        close_fds=True,
+    )
+    os.close(terminal)
+    try:
+        os.write(controller, b"%unreliable\n")
+        assert "4.4 rethook-task-runnable" in _read_until(controller, "proof: 2 proven")
+        os.write(controller, b"print('report of', len(_.tasks), 'tasks')\n")
+        _read_until(controller, "report of 2 tasks")
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(controller)
+
+
+def _read_until(descriptor: int, text: str, seconds: float = 60) -> str:
+    """What a terminal prints up to a text."""
+    found = ""
+    deadline = time.monotonic() + seconds
+    while text not in found:
+        ready, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
+        assert ready, f"no {text!r} within {seconds} s, only {found!r}"
+        found += os.read(descriptor, 65536).decode(errors="replace")
+    return found
