@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from drgn import FaultError, PlatformFlags, Program, Type, TypeKind, offsetof
@@ -26,6 +27,9 @@ __all__ = (
     "list_nodes",
     "member_offset",
 )
+
+MASK = (1 << 64) - 1
+"""Addresses are unsigned 64-bit numbers, also those that a corrupt pointer gives."""
 
 PAGE_SIZE = 4096
 """Granularity, in bytes, at which a partly unreadable stack is tried piece by piece. No Linux
@@ -125,20 +129,22 @@ class Layout:
 
         :raises drgn.FaultError: if the dump lacks the memory.
         """
-        data = prog.read(address + self.start, self.size)
+        data = prog.read(address + self.start & MASK, self.size)
         found = dict(zip(self.names, self._struct.unpack(data), strict=True))
         if self._absent:
             found.update(self._absent)
         return found
 
     def reader(self, *names: str) -> Callable[[bytes], tuple[Any, ...]]:
-        """A function that takes :attr:`size` bytes and gives the named members, in that order."""
-        where = [self.names.index(name) if name in self.names else None for name in names]
+        """A function that takes :attr:`size` bytes and gives the named members (at least two), in
+        that order."""
         unpack = self._struct.unpack
+        count = len(self.names)
+        pick = itemgetter(*[self.names.index(n) if n in self.names else count for n in names])
 
         def read(data: bytes) -> tuple[Any, ...]:
-            values = unpack(data)
-            return tuple([None if i is None else values[i] for i in where])
+            found: tuple[Any, ...] = pick((*unpack(data), None))
+            return found
 
         return read
 
@@ -156,58 +162,77 @@ class BrokenList(Exception):
         self.why = why
 
 
-def list_nodes(prog: Program, head: int, limit: int = 1 << 22) -> Iterator[int]:
+def list_nodes(
+    prog: Program,
+    head: int,
+    limit: int = 1 << 22,
+    following: Callable[[int], int] | None = None,
+) -> Iterator[int]:
     """The node addresses of a ``struct list_head`` list, without its head.
 
-    :raises BrokenList: when a node cannot be read, comes twice or after ``limit`` nodes.
+    :param following: gives a node's successor where the caller has it already.
+    :raises BrokenList: when a node is null, cannot be read, comes twice or after ``limit`` nodes.
     """
+    following = following or prog.read_u64
     seen = {head}
     node = head
     while True:
         try:
-            following = prog.read_u64(node)
+            after = following(node)
         except FaultError as e:
             raise BrokenList(node, "not readable in this dump") from e
-        if following == head:
+        if after == head:
             return
-        if following in seen:
-            raise BrokenList(node, f"leads back to {following:#x}")
+        if not after:
+            raise BrokenList(node, "leads to a null pointer")
+        if after in seen:
+            raise BrokenList(node, f"leads back to {after:#x}")
         if len(seen) > limit:
             raise BrokenList(node, f"more than {limit} nodes")
-        seen.add(following)
-        node = following
+        seen.add(after)
+        node = after
         yield node
 
 
-def container_nodes(prog: Program, head: int, offset: int, limit: int = 1 << 22) -> Iterator[int]:
+def container_nodes(
+    prog: Program,
+    head: int,
+    offset: int,
+    limit: int = 1 << 22,
+    following: Callable[[int], int] | None = None,
+) -> Iterator[int]:
     """Like :func:`list_nodes`, giving the structs that hold the nodes at a byte offset."""
-    return (node - offset for node in list_nodes(prog, head, limit))
+    return (node - offset & MASK for node in list_nodes(prog, head, limit, following))
 
 
 class StackMemory:
     """One stack and what the dump holds of its used part.
 
-    :param low, high: the stack's bounds; ``high`` is one past its last byte.
+    :param low, high: the stack's bounds; ``high`` is one past its last byte. What would lie
+        beyond the end of memory is not there.
     :param used: where the used part begins. What lies below is read only if it is asked for.
     :param name: what the stack is called in messages ("task", "irq", "NMI", ...).
+    :param order: byte order of the dump, as :func:`byte_order` gives it.
     """
 
     __slots__ = ("low", "high", "name", "_prog", "_start", "_data", "_unpack", "_holes")
 
-    def __init__(self, prog: Program, low: int, high: int, used: int, name: str) -> None:
+    def __init__(
+        self, prog: Program, low: int, high: int, used: int, name: str, order: str = "<"
+    ) -> None:
         self.low = low
         self.high = high
         self.name = name
         self._prog = prog
-        self._unpack = _UNPACK_WORD[byte_order(prog)]
+        self._unpack = _UNPACK_WORD[order]
+        self._holes: tuple[tuple[int, int], ...] = ()
         self._load(used if low <= used < high else low)
 
     def _load(self, start: int) -> None:
         self._start = start
-        self._holes: tuple[tuple[int, int], ...] = ()
         try:
             self._data = self._prog.read(start, self.high - start)
-        except FaultError:
+        except (FaultError, OverflowError):
             self._load_pieces()
 
     def _load_pieces(self) -> None:
@@ -218,7 +243,7 @@ class StackMemory:
             end = min(self.high, (at // PAGE_SIZE + 1) * PAGE_SIZE)
             try:
                 data[at - self._start : end - self._start] = self._prog.read(at, end - at)
-            except FaultError:
+            except (FaultError, OverflowError):
                 holes.append((at, end))
             at = end
         self._data = bytes(data)

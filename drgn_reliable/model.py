@@ -55,8 +55,8 @@ class Code:
     """From the symbol's start to ``pc``, in bytes."""
     module: str | None
     """None for the kernel's own text and for generated code."""
-    after_call: bool | None = None
-    """Whether a call instruction ends where ``pc`` begins; None if not asked or not readable."""
+    doubt: str | None = None
+    """An advisory reason that this program counter gives wherever it is met."""
 
     def __str__(self) -> str:
         if self.symbol is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from drgn import FaultError, Program
 
 from drgn_reliable.errors import TaskNotFound
-from drgn_reliable.memory import BrokenList, Layout, byte_order, container_nodes
+from drgn_reliable.memory import MASK, BrokenList, Layout, byte_order, container_nodes
 from drgn_reliable.model import TaskKind
 from drgn_reliable.symbols import Symbols
 
@@ -122,12 +122,16 @@ class TaskList:
         self._layout = Layout(prog.type("struct task_struct"), members, optional)
         self._fields = self._layout.reader(
             "pid", "tgid", "cpu", "comm", "state", "exit_state", "on_cpu", "stack", "references",
-            "saved_sp", "ret_stack", "ret_stack_used", "return_hooks", "flags",
+            "saved_sp", "ret_stack", "ret_stack_used", "return_hooks", "flags", "signal", "tasks",
+            "thread_node",
         )  # fmt: skip
+        self._following: dict[int, int] = {}
+        """Successors of the list nodes in the task structures that were read."""
         self._thread_head = Layout(prog.type("struct signal_struct"), {"head": "thread_head.next"})
 
     def __iter__(self) -> Iterator[Task]:
         self.problems.clear()
+        self._following.clear()
         yield from self._threads()
         yield from self._idle_tasks()
 
@@ -136,14 +140,20 @@ class TaskList:
 
         :raises drgn.FaultError: if the dump lacks the structure.
         """
+        return self._load(address)[0]
+
+    def _load(self, address: int) -> tuple[Task, int]:
+        """The task at an address, and the address of its ``struct signal_struct``."""
         layout = self._layout
-        data = self._prog.read(address + layout.start, layout.size)
+        data = self._prog.read(address + layout.start & MASK, layout.size)
         (
             pid, tgid, cpu, comm, state, exit_state, on_cpu, stack, references,
-            saved_sp, ret_stack, ret_stack_used, hooks, flags,
+            saved_sp, ret_stack, ret_stack_used, hooks, flags, signal, tasks, thread_node,
         ) = self._fields(data)  # fmt: skip
+        self._following[address + layout.offsets["tasks"]] = tasks
+        self._following[address + layout.offsets["thread_node"]] = thread_node
         kind = TaskKind.KTHREAD if flags & _PF_KTHREAD else TaskKind.USER
-        return Task(
+        task = Task(
             address,
             pid,
             tgid,
@@ -160,6 +170,7 @@ class TaskList:
             hooks or 0,
             kind,
         )
+        return task, signal
 
     def find(self, wanted: str) -> list[Task]:
         """The tasks of one process or thread identifier or of one task address.
@@ -185,33 +196,36 @@ class TaskList:
 
     def _follow(self, what: str, head: int, offset: int) -> Iterator[int]:
         try:
-            yield from container_nodes(self._prog, head, offset, _LIMIT)
+            yield from container_nodes(self._prog, head, offset, _LIMIT, self._successor)
         except BrokenList as e:
             self.problems.append(f"{what}: {e}; tasks behind it are missing from this report")
 
-    def _read(self, address: int) -> Task | None:
+    def _successor(self, node: int) -> int:
+        known = self._following.pop(node, None)
+        if known is not None:
+            return known
+        following: int = self._prog.read_u64(node)
+        return following
+
+    def _read(self, address: int) -> tuple[Task, int] | None:
         try:
-            return self.read(address)
+            return self._load(address)
         except FaultError as e:
             self.problems.append(f"task {address:#x}: structure not readable ({e})")
             return None
 
     def _threads(self) -> Iterator[Task]:
         tasks, node = self._layout.offsets["tasks"], self._layout.offsets["thread_node"]
-        signal = self._layout.offsets["signal"]
         head = self._thread_head.offsets["head"]
         for leader in self._follow("process list", self._init_task + tasks, tasks):
-            try:
-                threads = self._prog.read_u64(leader + signal) + head
-            except FaultError:
-                threads = 0
-            if not threads:
-                self.problems.append(f"process {leader:#x}: not readable")
+            first = self._read(leader)
+            if first is None:
                 continue
+            threads = first[1] + head & MASK
             for thread in self._follow(f"threads of process {leader:#x}", threads, node):
-                task = self._read(thread)
-                if task:
-                    yield task
+                found = first if thread == leader else self._read(thread)
+                if found:
+                    yield found[0]
 
     def _possible_cpus(self) -> list[int]:
         mask = self._symbols.required("__cpu_possible_mask")
@@ -230,11 +244,11 @@ class TaskList:
         for cpu in self._possible_cpus():
             try:
                 base = self._prog.read_u64(offsets + 8 * cpu)
-                idle = rq.read(self._prog, runqueues + base & (1 << 64) - 1)["idle"]
+                idle = rq.read(self._prog, runqueues + base & MASK)["idle"]
             except FaultError as e:
                 self.problems.append(f"idle task of CPU {cpu}: not readable ({e})")
                 continue
-            task = self._read(idle)
-            if task:
-                task.kind = TaskKind.IDLE
-                yield task
+            found = self._read(idle)
+            if found:
+                found[0].kind = TaskKind.IDLE
+                yield found[0]

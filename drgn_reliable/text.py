@@ -24,6 +24,10 @@ LONGEST_CALL = 8
 """Bytes before a return address that are looked at for a call instruction."""
 
 
+_DOUBTS = {CodeKind.VSYSCALL: "vsyscall-page", CodeKind.INIT: "init-text-freed"}
+"""Text that the kernel accepts and that nevertheless holds no function to return to."""
+
+
 def lookup_address(pc: int, exact: bool) -> int:
     """The address to look up for a program counter: the one place for the ``pc - 1`` rule.
 
@@ -94,17 +98,12 @@ class Text:
         exact = exact or pc in self._trampolines
         kind, module = self._kind(pc)
         symbol, offset = self._name(pc, lookup_address(pc, exact), kind, module)
-        # Init text is gone by now, and some return addresses are not left by a call.
-        no_text = kind in (CodeKind.INIT, CodeKind.UNKNOWN)
-        unchecked = exact or no_text or symbol in self._pushed_returns
-        return Code(
-            pc,
-            kind,
-            symbol,
-            offset,
-            module.name if module else None,
-            None if unchecked else self._follows_call(pc),
-        )
+        doubt = _DOUBTS.get(kind)
+        # Some return addresses are pushed, not left by a call, and what is no text is not read.
+        called = not exact and kind is not CodeKind.UNKNOWN and symbol not in self._pushed_returns
+        if called and doubt is None and self._follows_call(pc) is False:
+            doubt = "no-call-before"
+        return Code(pc, kind, symbol, offset, module.name if module else None, doubt)
 
     def _kind(self, pc: int) -> tuple[CodeKind, Module | None]:
         """The order is that of ``__kernel_text_address()`` (kernel/extable.c)."""

@@ -62,11 +62,14 @@ class Unwinder(Protocol[S]):
         """Go to the caller, recovering a rewritten return address; sets ``done`` at an end and
         where no further step can be computed."""
 
+    def excuses(self, doubt: str, state: S) -> bool:
+        """Whether an advisory reason that a program counter gives does not hold for this task."""
+
     def finish(self, state: S, walk: Walk) -> None:
         """Compare the end that was reached with where a kernel stack begins (4.1)."""
 
 
-_ADVISORY_KINDS = {CodeKind.VSYSCALL: "vsyscall-page"}
+_UNKNOWN = CodeKind.UNKNOWN
 
 
 def walk_task(
@@ -102,19 +105,12 @@ def _follow(unwinder: Unwinder[S], state: S, walk: Walk, limit: int) -> None:
             state.end = End.USER_REGS
             return
         code = at(state.pc, state.exact)
-        if code.kind is CodeKind.UNKNOWN:
-            walk.note(
-                "not-kernel-text",
-                f"{state.pc:#x} is not kernel text",
-                pc=state.pc,
-                sp=state.sp,
-                value=state.pc,
-            )
+        if code.kind is _UNKNOWN:
+            detail = f"{code.pc:#x} is not kernel text"
+            walk.note("not-kernel-text", detail, pc=code.pc, sp=state.sp, value=code.pc)
             return
-        if code.kind in _ADVISORY_KINDS:
-            walk.note(_ADVISORY_KINDS[code.kind], str(code), pc=state.pc, sp=state.sp)
-        if code.after_call is False:
-            walk.note("no-call-before", f"no call ends at {code}", pc=state.pc, sp=state.sp)
+        if code.doubt is not None and not unwinder.excuses(code.doubt, state):
+            walk.note(code.doubt, str(code), pc=code.pc, sp=state.sp)
         frames.append(Frame(code, state.sp, state.found_by))
         if len(frames) >= limit and _too_long(walk, state, limit):
             return

@@ -9,12 +9,10 @@ from typing import NamedTuple
 from drgn import FaultError, Program, sizeof
 
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import StackMemory, member_offset
+from drgn_reliable.memory import MASK, StackMemory, member_offset
 from drgn_reliable.symbols import Symbols
 
 __all__ = ("SAVED_SP", "CpuRegisters", "Facts", "Range", "StackRegisters", "ends_call")
-
-MASK = (1 << 64) - 1
 
 SAVED_SP = "thread.sp"
 """Path in ``struct task_struct`` of the stack pointer that ``__switch_to_asm`` saved."""

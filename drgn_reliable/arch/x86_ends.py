@@ -15,7 +15,7 @@ from drgn_reliable.arch.x86_64 import (
     STARTUP,
     Facts,
 )
-from drgn_reliable.model import CodeKind, End, TaskKind, Walk
+from drgn_reliable.model import End, TaskKind, Walk
 from drgn_reliable.tasks import Task
 from drgn_reliable.text import Text
 from drgn_reliable.walk import State
@@ -42,7 +42,6 @@ class Ends:
             code = self._text.at(state.pc, exact=True)
             walk.note("end-unexpected", str(code), pc=state.pc, sp=state.sp)
         self._check_magic(task, walk)
-        self._check_init_text(task, walk)
 
     def _check_user_regs(self, task: Task, state: State, regs: int, walk: Walk) -> None:
         expected = self._facts.user_regs(task.stack)
@@ -67,11 +66,3 @@ class Ends:
         if magic != STACK_END_MAGIC:
             detail = f"{magic:#x} at {task.stack:#x}, expected {STACK_END_MAGIC:#x}"
             walk.note("stack-end-overwritten", detail, pc=None, sp=task.stack, value=magic)
-
-    def _check_init_text(self, task: Task, walk: Walk) -> None:
-        """Only the boot CPU's idle task, which started the kernel, keeps frames in init text."""
-        if task.address == self._facts.init_task:
-            return
-        for frame in walk.frames:
-            if frame.code.kind is CodeKind.INIT:
-                walk.note("init-text-freed", str(frame.code), pc=frame.pc, sp=frame.sp)

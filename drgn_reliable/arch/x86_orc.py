@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from drgn import FaultError, Program
 
 from drgn_reliable.arch.x86_64 import (
-    MASK,
     STACK_ORDER,
     USER_MODE,
     CpuRegisters,
@@ -21,7 +20,7 @@ from drgn_reliable.arch.x86_64 import (
 )
 from drgn_reliable.arch.x86_ends import Ends
 from drgn_reliable.errors import UnsupportedKernel
-from drgn_reliable.memory import StackMemory
+from drgn_reliable.memory import MASK, StackMemory
 from drgn_reliable.model import CodeKind, End, FoundBy, Walk
 from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
@@ -39,6 +38,12 @@ REGISTER_OF_BASE = {
     Base.R10: "r10",
     Base.R13: "r13",
 }
+
+# Looking an enumeration's member up costs as much as a step does; the hot path has them at hand.
+_CALL, _REGS, _PARTIAL = Shape.CALL, Shape.REGS, Shape.REGS_PARTIAL
+_END, _UNDEFINED = Shape.END, Shape.UNDEFINED
+_SP, _BP, _NO_BASE, _PREV_SP = Base.SP, Base.BP, Base.UNDEFINED, Base.PREV_SP
+_ORC, _GUESS, _BY_BPF = FoundBy.ORC, FoundBy.GUESS, FoundBy.BPF_FRAME_POINTER
 
 MISSING_RULE = {
     CodeKind.BPF: "bpf-no-unwind-data",
@@ -244,24 +249,24 @@ class OrcUnwinder:
     def step(self, state: OrcState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         key = (state.pc, state.exact)
-        if key in self._rules:
+        try:
             rule = self._rules[key]
-        else:
+        except KeyError:
             try:
                 rule = self._rule(*key)
             except FaultError as e:
                 self._stop_unreadable(state, walk, e.address)
                 return
-        found_by = FoundBy.ORC
+        found_by = _ORC
         if rule is None:
             self._note_missing(state, walk)
-            rule, found_by = FRAME_POINTER_RULE, FoundBy.GUESS
+            rule, found_by = FRAME_POINTER_RULE, _GUESS
         elif rule is FRAME_POINTER_RULE:
-            found_by = FoundBy.BPF_FRAME_POINTER
-        if rule.shape is Shape.END:
+            found_by = _BY_BPF
+        if rule.shape is _END:
             state.end = End.END_OF_STACK
             state.done = True
-        elif rule.shape is Shape.UNDEFINED:
+        elif rule.shape is _UNDEFINED:
             self._note_undefined(state, walk)
             state.done = True
         else:
@@ -281,7 +286,7 @@ class OrcUnwinder:
         if sp is None:
             state.done = True
             return
-        if rule.shape is Shape.CALL:
+        if rule.shape is _CALL:
             moved = self._to_caller(state, walk, sp, found_by)
         else:
             moved = self._to_interrupted(state, walk, sp, rule.shape)
@@ -295,9 +300,9 @@ class OrcUnwinder:
 
     def _caller_sp(self, state: OrcState, walk: Walk, rule: Rule) -> int | None:
         base = rule.sp_base
-        if base is Base.SP:
+        if base is _SP:
             return state.sp + rule.sp_offset & MASK
-        if base is Base.BP:
+        if base is _BP:
             return state.bp + rule.sp_offset & MASK
         if base is Base.SP_INDIRECT:
             word = self._read(state, walk, state.sp)
@@ -335,10 +340,10 @@ class OrcUnwinder:
     def _to_interrupted(self, state: OrcState, walk: Walk, at: int, shape: Shape) -> bool:
         """The frame was interrupted: the CPU, and the entry code if ``shape`` is full, saved its
         registers at an address."""
-        if shape not in (Shape.REGS, Shape.REGS_PARTIAL):
+        if shape not in (_REGS, _PARTIAL):
             walk.note("bad-unwind-data", "unknown frame type", pc=state.pc, sp=state.sp)
             return False
-        full = shape is Shape.REGS
+        full = shape is _REGS
         missing = 0 if full else self.facts.register_offsets["ip"]
         size = self.facts.regs_size - missing
         if not state.stack.contains(at, size) and not self._enter(state, walk, at, size):
@@ -367,13 +372,13 @@ class OrcUnwinder:
     def _restore_bp(self, state: OrcState, walk: Walk, rule: Rule, sp: int) -> bool:
         base = rule.bp_base
         word: int | None
-        if base is Base.UNDEFINED:
+        if base is _NO_BASE:
             word = state.register("bp")
             state.bp = state.bp if word is None else word
             return True
-        if base is Base.PREV_SP:
+        if base is _PREV_SP:
             word = self._read(state, walk, sp + rule.bp_offset & MASK)
-        elif base is Base.BP:
+        elif base is _BP:
             word = self._read(state, walk, state.bp + rule.bp_offset & MASK)
         else:
             walk.note("bad-unwind-data", f"frame base {base!r}", pc=state.pc, sp=state.sp)
@@ -470,6 +475,11 @@ class OrcUnwinder:
         if start in trampolines:
             reason = "fgraph-window" if start == self._graph.trampoline else "rethook-window"
         walk.note(reason, str(code), pc=state.pc, sp=state.sp)
+
+    def excuses(self, doubt: str, state: OrcState) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`. The boot CPU's idle task started the kernel
+        and keeps frames in init text."""
+        return doubt == "init-text-freed" and state.task.address == self.facts.init_task
 
     def finish(self, state: OrcState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
