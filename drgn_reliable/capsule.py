@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.pid import for_each_task
 
-from drgn_reliable.dumpfile import Uts, drop_notes, iter_notes, read_notes
+from drgn_reliable.dumpfile import NT_PRSTATUS, Uts, drop_notes, iter_notes, read_notes
 from drgn_reliable.errors import DumpError
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.kdumpfile import write_kdump
@@ -34,7 +34,6 @@ __all__ = ("CapsuleSummary", "write_capsule")
 
 _PHYSICAL_LIMIT = 1 << 52
 """One past the highest physical address of any architecture here."""
-_NT_PRSTATUS = 1
 _UTS_FIELDS = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
 Progress = Callable[[Iterable[Task]], Iterable[Task]]
@@ -106,7 +105,7 @@ def write_capsule(
             pages=recorder.contents(),
             page_size=page_size,
             uts=_uts(recorded),
-            nr_cpus=sum(note.type == _NT_PRSTATUS for note in iter_notes(notes)) or 1,
+            nr_cpus=sum(note.type == NT_PRSTATUS for note in iter_notes(notes)) or 1,
             vmcoreinfo=vmcoreinfo.encode(),
             notes=notes,
             phys_base=int(kernel.vmcoreinfo.get("NUMBER(phys_base)", "0")),

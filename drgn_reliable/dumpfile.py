@@ -28,6 +28,7 @@ from elftools.elf.elffile import ELFFile
 from .errors import DumpError
 
 __all__ = (
+    "NT_PRSTATUS",
     "DumpFormatError",
     "KdumpHeader",
     "Note",
@@ -47,6 +48,9 @@ _FLATTENED_SIGNATURE = b"makedumpfile\0"
 MIN_PAGE_SIZE = 1 << 12
 MAX_PAGE_SIZE = 1 << 18
 """Page sizes of the kernels that libkdumpfile accepts, in bytes."""
+
+NT_PRSTATUS = 1
+"""Type of the ``CORE`` notes that hold a CPU's registers (``struct elf_prstatus``)."""
 
 UTS_FIELD_SIZE = 65
 """Bytes of each field of ``struct new_utsname``, with its NUL (``__NEW_UTS_LEN`` + 1)."""

@@ -30,7 +30,7 @@ def kernel_facts(kernel: Kernel) -> dict[str, Any]:
         "frame_pointers": kernel.unwinder.frame_pointers,
         "function_graph_tracer": symbols.address("return_to_handler") is not None,
         "return_probes": kernel.probes.name,
-        "stack_size": kernel.unwinder.facts.thread_size,
+        "stack_size": kernel.facts.thread_size,
         "modules": len(modules),
         "modules_without_unwind_data": [m.name for m in modules if not m.orc],
     }

@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping
 from drgn import (
     Architecture,
     FaultError,
-    Object,
     Program,
     ProgramFlags,
 )
 
-from drgn_reliable.arch.x86_64 import SAVED_SP, STARTUP, ends_call
+from drgn_reliable.arch.x86_64 import REGISTERS, SAVED_SP, STARTUP, Facts, ends_call
 from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.btf import Btf, BtfError
 from drgn_reliable.btftypes import BtfTypes
@@ -33,6 +32,7 @@ from drgn_reliable.memory import (
     container_nodes,
 )
 from drgn_reliable.modules import ModuleList
+from drgn_reliable.registers import CrashRegisters
 from drgn_reliable.returns import FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task, TaskList
@@ -113,8 +113,8 @@ def _debug_file(prog: Program) -> str | None:
 class Kernel:
     """A Linux kernel in a drgn program.
 
-    :param cpu_registers: gives the registers of the CPU that a task runs on, by drgn's names,
-        where the program itself does not have them.
+    :param cpu_registers: gives the registers of the CPU that a task runs on, where the program
+        itself does not have them.
     :raises UnsupportedKernel: for an architecture or unwinder that is not known.
     :raises MissingInformation: if neither the dump nor debug information has what is needed.
     """
@@ -132,7 +132,10 @@ class Kernel:
         self._register_symbols()
         self.types = self._provide_types()
         self.problems: list[str] = []
-        self.cpu_registers = cpu_registers or self._drgn_registers
+        self.facts = Facts(prog, self.symbols)
+        self.cpu_registers = cpu_registers or CrashRegisters(
+            prog, self.symbols, self.facts.register_offsets, REGISTERS
+        )
         self.modules = ModuleList(prog, self.symbols.address("modules"))
         page_size = int(self.vmcoreinfo.get("PAGESIZE", "4096"))
         self.generated = GeneratedText(prog, self.symbols, page_size)
@@ -149,7 +152,13 @@ class Kernel:
         )
         self.tasks = TaskList(prog, self.symbols, SAVED_SP, self.probes.task_list)
         self.unwinder = OrcUnwinder.of_kernel(
-            prog, self.symbols, self.text, self.graph, self.probes, self.cpu_registers
+            prog,
+            self.symbols,
+            self.facts,
+            self.text,
+            self.graph,
+            self.probes,
+            self.cpu_registers,
         )
         self._add_module_types()
 
@@ -249,17 +258,6 @@ class Kernel:
         except (BrokenList, FaultError) as e:
             self.problems.append(f"BTF of modules: {e}")
         return found
-
-    # Running tasks -----------------------------------------------------------------------
-
-    def _drgn_registers(self, task: Task) -> Mapping[str, int] | None:
-        """The registers that the dump holds for the CPU of a running task (NT_PRSTATUS)."""
-        pointer = Object(self.prog, "struct task_struct *", task.address)
-        try:
-            registers: dict[str, int] = self.prog.stack_trace(pointer)[0].registers()
-            return registers
-        except (LookupError, ValueError, FaultError, IndexError):
-            return None
 
 
 def _vmcoreinfo(prog: Program) -> dict[str, str]:

@@ -12,14 +12,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from drgn import FaultError, Program
+from drgn import FaultError, Program, sizeof
 
 from drgn_reliable.errors import TaskNotFound
 from drgn_reliable.memory import MASK, BrokenList, Layout, byte_order, container_nodes
 from drgn_reliable.model import TaskKind
 from drgn_reliable.symbols import Symbols
 
-__all__ = ("Task", "TaskList", "state_letter")
+__all__ = ("Task", "TaskList", "cpus_in_mask", "state_letter")
 
 _PF_KTHREAD = 0x00200000
 _TASK_REPORT = 0x7F
@@ -80,6 +80,16 @@ class Task:
     def state(self) -> str:
         """The letter of :func:`state_letter`."""
         return state_letter(self.run_state, self.exit_state)
+
+
+def cpus_in_mask(prog: Program, mask: int) -> list[int]:
+    """The CPUs of the ``struct cpumask`` at an address.
+
+    :raises drgn.FaultError: if the dump lacks it.
+    """
+    data = prog.read(mask, sizeof(prog.type("struct cpumask")))
+    words = [word for (word,) in struct.iter_unpack(byte_order(prog) + "Q", data)]
+    return [64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1]
 
 
 class TaskList:
@@ -228,14 +238,11 @@ class TaskList:
                     yield found[0]
 
     def _possible_cpus(self) -> list[int]:
-        mask = self._symbols.required("__cpu_possible_mask")
         try:
-            data = self._prog.read(mask, self._prog.type("struct cpumask").size or 0)
+            return cpus_in_mask(self._prog, self._symbols.required("__cpu_possible_mask"))
         except FaultError as e:
             self.problems.append(f"mask of possible CPUs: {e}; the idle tasks are missing")
             return []
-        words = [w for (w,) in struct.iter_unpack(byte_order(self._prog) + "Q", data)]
-        return [64 * i + bit for i, w in enumerate(words) for bit in range(64) if w >> bit & 1]
 
     def _idle_tasks(self) -> Iterator[Task]:
         runqueues = self._symbols.required("runqueues")

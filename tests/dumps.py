@@ -37,6 +37,8 @@ class Dump:
     architecture: str
     unwinder: str
     recorded: tuple[Recorded, ...]
+    debug_info: Path | None
+    """A part of the kernel's own debug information, xz-compressed."""
     damaged: frozenset[int]
     """Tasks whose stacks were damaged on purpose after their kernel had answered."""
 
@@ -81,6 +83,7 @@ def load_manifest() -> list[Dump]:
             entry["architecture"],
             entry["unwinder"],
             parse_verdicts((VMCORES / entry["verdicts"]).read_text()),
+            VMCORES / entry["debug_info"] if "debug_info" in entry else None,
             frozenset(entry.get("damaged_pids", ())),
         )
         for entry in entries

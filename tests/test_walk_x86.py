@@ -561,8 +561,8 @@ REWRITTEN = [
     ),
 ]
 
-ON_TASK_STACK = {"rip": "foo+7", "rsp": TOP - 8 * 24, "rbp": 0, "cs": 0x10}
-ON_IRQ_STACK = {"rip": "foo+7", "rsp": IRQ.high - 32, "rbp": 0, "cs": 0x10}
+ON_TASK_STACK = {"ip": "foo+7", "sp": TOP - 8 * 24, "bp": 0, "cs": 0x10}
+ON_IRQ_STACK = {"ip": "foo+7", "sp": IRQ.high - 32, "bp": 0, "cs": 0x10}
 LEAVE_IRQ = Rule(Shape.CALL, False, Base.SP_INDIRECT, 8, Base.UNDEFINED, 0)
 RUNNING = [
     Case(
@@ -580,7 +580,7 @@ RUNNING = [
         [],
         kernel="running",
         reasons=["running"],
-        setup={"registers": {"rip": 0x7F0000001000, "rsp": 0x7FFF00000000, "rbp": 0, "cs": 0x33}},
+        setup={"registers": {"ip": 0x7F0000001000, "sp": 0x7FFF00000000, "bp": 0, "cs": 0x33}},
         task={"on_cpu": True},
     ),
     Case(
@@ -613,7 +613,7 @@ RUNNING = [
         proof="refuted",
         reasons=["running", "stack-visited-twice", "slot-outside-stack"],
         setup={
-            "registers": {**ON_IRQ_STACK, "rbp": IRQ.high - 32},
+            "registers": {**ON_IRQ_STACK, "bp": IRQ.high - 32},
             "rules": {
                 "bar": LEAVE_IRQ,
                 "schedule": Rule(Shape.CALL, False, Base.BP, 8, Base.UNDEFINED, 0),
@@ -629,7 +629,7 @@ RUNNING = [
         kernel="running",
         proof="refuted",
         reasons=["running", "sp-outside-stack", "slot-outside-stack"],
-        setup={"registers": {**ON_TASK_STACK, "rsp": 0xFFFFC90000200000}},
+        setup={"registers": {**ON_TASK_STACK, "sp": 0xFFFFC90000200000}},
         task={"on_cpu": True},
     ),
     Case(
@@ -640,7 +640,7 @@ RUNNING = [
         proof="refuted",
         reasons=["running", "stack-order", "not-kernel-text"],
         setup={
-            "registers": {**ON_TASK_STACK, "rsp": TOP - 8 * 26},
+            "registers": {**ON_TASK_STACK, "sp": TOP - 8 * 26},
             "rules": {"foo": LEAVE_IRQ, "bar": CALL},
             "more": {NMI.low: [0] * 1022 + ["bar+5", 0]},
         },

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 from drgn import FaultError, Program, sizeof
@@ -62,7 +63,8 @@ REGISTERS: Mapping[str, str] = {
     "cs": "cs",
     "sp": "rsp",
 }
-"""The members of ``struct pt_regs`` that are used, and what drgn calls these registers."""
+"""The members of ``struct pt_regs`` that are used, and what drgn calls these registers. The
+registers in an ``NT_PRSTATUS`` note begin in the same order (``struct user_regs_struct``)."""
 
 USER_MODE = 3
 """Privilege level bits of CS."""
@@ -123,7 +125,7 @@ class StackRegisters:
 class CpuRegisters:
     """The registers of a CPU at the instant of the dump.
 
-    :param values: by drgn's register names.
+    :param values: by the names of :data:`REGISTERS`.
     """
 
     __slots__ = ("_values",)
@@ -135,7 +137,7 @@ class CpuRegisters:
 
     def get(self, name: str) -> int | None:
         """A register, None if the dump does not have it."""
-        return self._values.get(REGISTERS[name])
+        return self._values.get(name)
 
 
 class Range(NamedTuple):
@@ -225,27 +227,26 @@ class Facts:
         yield from self._irq_stack(base)
         exceptions = symbols.address("cea_exception_stacks")
         area = prog.read_u64(exceptions + base & MASK) if exceptions is not None else 0
-        if not area:
-            return
-        yield from self._exception_stacks(area)
-        yield from self._entry_stack(area)
+        if area:
+            for name, offset, size in self._entry_area:
+                yield Range(name, area + offset & MASK, (area + offset & MASK) + size)
 
-    def _exception_stacks(self, area: int) -> Iterator[Range]:
-        layout = self._prog.type("struct cea_exception_stacks")
+    @cached_property
+    def _entry_area(self) -> list[tuple[str, int, int]]:
+        """Name, place and size of the exception stacks and the entry stack of a CPU, counted from
+        its ``struct cea_exception_stacks``, which is a part of ``struct cpu_entry_area``."""
+        found = []
+        stacks = self._prog.type("struct cea_exception_stacks")
         for name in EXCEPTION_STACKS:
-            offset = member_offset(layout, f"{name}_stack")
+            offset = member_offset(stacks, f"{name}_stack")
             if offset is not None:
-                low = area + offset
-                yield Range(name, low, low + sizeof(layout.member(f"{name}_stack").type))
-
-    def _entry_stack(self, area: int) -> Iterator[Range]:
-        """The entry stack, found from the exception stacks of the same ``cpu_entry_area``."""
-        layout = self._prog.type("struct cpu_entry_area")
-        stacks = member_offset(layout, "estacks")
-        page = member_offset(layout, "entry_stack_page")
-        if stacks is not None and page is not None:
-            low = area - stacks + page
-            yield Range("entry", low, low + sizeof(layout.member("entry_stack_page").type))
+                found.append((name, offset, sizeof(stacks.member(f"{name}_stack").type)))
+        area = self._prog.type("struct cpu_entry_area")
+        exceptions, entry = (member_offset(area, n) for n in ("estacks", "entry_stack_page"))
+        if exceptions is not None and entry is not None:
+            size = sizeof(area.member("entry_stack_page").type)
+            found.append(("entry", entry - exceptions, size))
+        return found
 
     def _irq_stack(self, base: int) -> Iterator[Range]:
         """The pointer is to the stack's top-most word (6.2 to 6.14: a member of ``pcpu_hot``)."""

@@ -104,8 +104,8 @@ class OrcState(State):
 class OrcUnwinder:
     """See :class:`drgn_reliable.walk.Unwinder`.
 
-    :param cpu_registers: gives the registers of the CPU that a task runs on, by drgn's names,
-        or None if the dump lacks them.
+    :param cpu_registers: gives the registers of the CPU that a task runs on, by their names in
+        ``struct pt_regs``, or None if the dump lacks them.
     :param initialised: the kernel's ``orc_init``.
     :param frame_pointers: the kernel was built with CONFIG_FRAME_POINTER, and so refuses
         exceptions, ORC or not.
@@ -142,6 +142,7 @@ class OrcUnwinder:
         cls,
         prog: Program,
         symbols: Symbols,
+        facts: Facts,
         text: Text,
         graph: FunctionGraph,
         probes: ReturnProbes,
@@ -160,7 +161,7 @@ class OrcUnwinder:
         orc = OrcTables(prog, symbols, text)
         return cls(
             prog,
-            Facts(prog, symbols),
+            facts,
             orc,
             text,
             graph,

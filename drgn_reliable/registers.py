@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The registers of each CPU at the instant of the dump.
+
+Three places have them: the per-CPU ``crash_notes``, which a crashing kernel fills itself; the
+``NT_PRSTATUS`` notes of the file, one for each CPU in their order, as QEMU and kdump write them;
+and drgn, which knows further kinds of target but unwinds the whole stack before it tells.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+from drgn import FaultError, Object, Program
+
+from drgn_reliable.dumpfile import NT_PRSTATUS, DumpFormatError, iter_notes, read_notes
+from drgn_reliable.memory import MASK, byte_order, member_offset
+from drgn_reliable.symbols import Symbols
+from drgn_reliable.tasks import Task, cpus_in_mask
+
+__all__ = ("CrashRegisters",)
+
+_NOTE_HEADER = 12
+_NAME = b"CORE\0\0\0\0"
+_NOTE_LIMIT = 4096
+"""Bytes: no architecture's PRSTATUS is larger."""
+
+
+class CrashRegisters:
+    """Gives the registers of the CPU that a task runs on.
+
+    :param offsets: place of each register that is wanted within the general registers, in bytes.
+    :param drgn_names: what drgn calls them.
+    """
+
+    def __init__(
+        self,
+        prog: Program,
+        symbols: Symbols,
+        offsets: Mapping[str, int],
+        drgn_names: Mapping[str, str],
+    ) -> None:
+        self._prog = prog
+        self._symbols = symbols
+        self._offsets = offsets
+        self._drgn_names = drgn_names
+        self._order = byte_order(prog)
+
+    def __call__(self, task: Task) -> Mapping[str, int] | None:
+        """The registers by name, or None if there are none."""
+        status = self._crash_note(task.cpu) or self._file_notes.get(task.cpu)
+        return self._from_drgn(task) if status is None else self._decode(status)
+
+    def _decode(self, status: bytes) -> Mapping[str, int] | None:
+        unpack = struct.Struct(self._order + "Q").unpack_from
+        start = self._registers_at
+        if len(status) < start + max(self._offsets.values()) + 8:
+            return None
+        return {name: unpack(status, start + at)[0] for name, at in self._offsets.items()}
+
+    @cached_property
+    def _registers_at(self) -> int:
+        """Offset of the general registers in ``struct elf_prstatus``."""
+        return member_offset(self._prog.type("struct elf_prstatus"), "pr_reg") or 0
+
+    def _crash_note(self, cpu: int) -> bytes | None:
+        """What ``crash_save_cpu()`` wrote for a CPU, if the kernel crashed."""
+        notes = self._symbols.address("crash_notes")
+        offsets = self._symbols.address("__per_cpu_offset")
+        if notes is None or offsets is None:
+            return None
+        try:
+            place = self._prog.read_u64(notes) + self._prog.read_u64(offsets + 8 * cpu) & MASK
+            header = self._prog.read(place, _NOTE_HEADER + len(_NAME))
+            name_size, size, kind = struct.unpack_from(self._order + "III", header)
+            if (name_size, kind) != (5, NT_PRSTATUS) or header[_NOTE_HEADER:] != _NAME:
+                return None
+            status: bytes = self._prog.read(place + len(header), min(size, _NOTE_LIMIT))
+        except FaultError:
+            return None
+        return status
+
+    @cached_property
+    def _file_notes(self) -> dict[int, bytes]:
+        """The file's notes by CPU: there is one for each online CPU, or for each possible one."""
+        path = self._prog.core_dump_path
+        if path is None:
+            return {}
+        try:
+            notes = list(self._statuses(read_notes(path)))
+        except (OSError, DumpFormatError):
+            return {}
+        for name in ("__cpu_online_mask", "__cpu_possible_mask"):
+            cpus = self._cpus(name)
+            if len(cpus) == len(notes):
+                return dict(zip(cpus, notes, strict=True))
+        return {}
+
+    def _statuses(self, notes: bytes) -> Iterator[bytes]:
+        for note in iter_notes(notes, little_endian=self._order == "<"):
+            if note.type == NT_PRSTATUS and note.name == "CORE":
+                yield note.description
+
+    def _cpus(self, mask: str) -> Sequence[int]:
+        address = self._symbols.address(mask)
+        try:
+            return cpus_in_mask(self._prog, address) if address is not None else ()
+        except FaultError:
+            return ()
+
+    def _from_drgn(self, task: Task) -> Mapping[str, int] | None:
+        pointer = Object(self._prog, "struct task_struct *", task.address)
+        try:
+            found = self._prog.stack_trace(pointer)[0].registers()
+        except (LookupError, ValueError, FaultError, IndexError):
+            return None
+        if not all(name in found for name in self._drgn_names.values()):
+            return None
+        return {ours: found[theirs] for ours, theirs in self._drgn_names.items()}
