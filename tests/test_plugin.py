@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import pty
 import select
-import subprocess
+import signal
 import sys
 import time
 from importlib.metadata import entry_points
@@ -119,26 +119,20 @@ def test_ordinary_helpers_work_on_the_types_of_the_dump(prog: drgn.Program) -> N
 def test_at_a_real_prompt(tmp_path: Path) -> None:
     """In drgn's interactive shell the commands are there by themselves, and `_` is the report."""
     drgn_command = str(Path(sys.executable).with_name("drgn"))
-    controller, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "dumb", "HOME": str(tmp_path), "DRGN_DISABLE_PLUGINS": ""}
-    shell = subprocess.Popen(
-        [drgn_command, "-q", "--no-default-symbols", "-c", DUMP],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env=environment,
-        close_fds=True,
-    )
-    os.close(terminal)
+    arguments = [drgn_command, "-q", "--no-default-symbols", "-c", DUMP]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(drgn_command, arguments, environment)
     try:
-        os.write(controller, b"%unreliable\n")
-        assert "4.4 rethook-task-runnable" in _read_until(controller, "proof: 2 proven")
-        os.write(controller, b"print('report of', len(_.tasks), 'tasks')\n")
-        _read_until(controller, "report of 2 tasks")
+        os.write(terminal, b"%unreliable\n")
+        assert "4.4 rethook-task-runnable" in _read_until(terminal, "proof: 2 proven")
+        os.write(terminal, b"print('report of', len(_.tasks), 'tasks')\n")
+        _read_until(terminal, "report of 2 tasks")
     finally:
-        shell.kill()
-        shell.wait()
-        os.close(controller)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
 
 
 def _read_until(descriptor: int, text: str, seconds: float = 60) -> str:
