@@ -119,12 +119,13 @@ def test_ordinary_helpers_work_on_the_types_of_the_dump(prog: drgn.Program) -> N
 def test_at_a_real_prompt(tmp_path: Path) -> None:
     """In drgn's interactive shell the commands are there by themselves, and `_` is the report."""
     drgn_command = str(Path(sys.executable).with_name("drgn"))
-    environment = {**os.environ, "TERM": "dumb", "HOME": str(tmp_path), "DRGN_DISABLE_PLUGINS": ""}
+    environment = {**os.environ, "TERM": "xterm", "HOME": str(tmp_path), "DRGN_DISABLE_PLUGINS": ""}
     arguments = [drgn_command, "-q", "--no-default-symbols", "-c", DUMP]
     pid, terminal = pty.fork()
     if pid == 0:
         os.execve(drgn_command, arguments, environment)
     try:
+        _read_until(terminal, "drgn.helpers.linux import *")
         os.write(terminal, b"%unreliable\n")
         assert "4.4 rethook-task-runnable" in _read_until(terminal, "proof: 2 proven")
         os.write(terminal, b"print('report of', len(_.tasks), 'tasks')\n")
