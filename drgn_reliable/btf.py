@@ -69,6 +69,7 @@ class BtfMember(NamedTuple):
 
 # Size of what follows the 12-byte record head, in 32-bit words: (fixed, per element).
 _TRAILER: dict[int, tuple[int, int]] = {
+    **dict.fromkeys(Kind, (0, 0)),
     Kind.INT: (1, 0),
     Kind.ARRAY: (3, 0),
     Kind.STRUCT: (0, 3),
@@ -119,7 +120,9 @@ class Btf:
     def _learn_layout(self, data: bytes, header_size: int, order: str) -> None:
         """Take record sizes of kinds newer than this code from the layout section (Linux 7.1)."""
         offset, size = struct.unpack_from(order + "2I", data, 24)
-        entries = data[header_size + offset :][: size & ~3]
+        if header_size + offset + size > len(data) or size % 4:
+            raise BtfError(f"the BTF layout section of {size} bytes reaches beyond the blob")
+        entries = data[header_size + offset :][:size]
         for kind, (fixed, each) in enumerate(struct.iter_unpack(order + "BBxx", entries)):
             if kind > max(Kind):
                 self._trailers[kind] = (fixed // 4, each // 4)
@@ -138,7 +141,9 @@ class Btf:
             size = sizes.get(info)
             if size is None:
                 kind = info >> _KIND_SHIFT & _KIND_MASK
-                fixed, each = self._trailers.get(kind, (0, 0))
+                if kind not in self._trailers:
+                    raise BtfError(f"BTF type record {len(starts)} is of unknown kind {kind}")
+                fixed, each = self._trailers[kind]
                 size = sizes[info] = _HEAD_WORDS + fixed + each * (info & _VLEN_MASK)
             at += size
         if at != end:

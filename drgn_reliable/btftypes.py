@@ -113,6 +113,12 @@ GLOBALS: dict[str, str] = {
 A name that the running kernel lacks is simply not found."""
 
 
+def _declared_only(blob: Btf, type_id: int) -> bool:
+    """Whether a record declares a type that another one defines."""
+    kind = blob.kind(type_id)
+    return kind == Kind.FWD or (kind in (Kind.ENUM, Kind.ENUM64) and not blob.count(type_id))
+
+
 class BtfTypes:
     """drgn types of a program, made from the kernel's BTF and its modules' split BTF.
 
@@ -159,7 +165,7 @@ class BtfTypes:
                 found = self.type(blob, type_id)
                 if found.kind not in kinds:
                     continue
-                if blob.kind(type_id) != Kind.FWD:
+                if not _declared_only(blob, type_id):
                     return found
                 incomplete = incomplete or found
         return incomplete

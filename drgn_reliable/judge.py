@@ -37,9 +37,10 @@ def kernel_answer(walk: Walk, *, running: bool, supported: bool) -> KernelAnswer
     if running:
         return KernelAnswer(KernelVerdict.RUNNING, -errno.EBUSY, ())
     refusal = next((r for r in walk.reasons if CATALOGUE[r.id].kernel), None)
-    if refusal is None:
+    if refusal is None and walk.end is not End.STOPPED:
         return KernelAnswer(KernelVerdict.RELIABLE, 0, _entries(walk))
-    number = errno.EFAULT if refusal.id == "memory-unreadable" else errno.EINVAL
+    unreadable = refusal is not None and refusal.id == "memory-unreadable"
+    number = errno.EFAULT if unreadable else errno.EINVAL
     return KernelAnswer(KernelVerdict.UNRELIABLE, -number, ())
 
 

@@ -153,7 +153,12 @@ class ModuleList:
                 continue
             part = layout.read(self._prog, first + number * mem.type.type.size)
             found.append(
-                Region(part["base"], part["base"] + part["size"], "TEXT" in name, "INIT" in name)
+                Region(
+                    part["base"],
+                    part["base"] + part["size"],
+                    "TEXT" in name,
+                    name.startswith("MOD_INIT"),
+                )
             )
         return found
 

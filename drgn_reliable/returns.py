@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from drgn import Program, Type, TypeKind
 
-from drgn_reliable.memory import Layout, byte_order, member_offset
+from drgn_reliable.memory import MASK, Layout, byte_order, member_offset
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task
 
@@ -83,7 +83,7 @@ class FunctionGraph:
             return None
         while offset > 0:
             offset -= 1
-            distance = self._prog.read_u64(task.ret_stack + 8 * offset) & _DISTANCE_MASK
+            distance = self._prog.read_u64(task.ret_stack + 8 * offset & MASK) & _DISTANCE_MASK
             if not 0 < distance <= offset:
                 return None
             offset -= distance

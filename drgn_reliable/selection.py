@@ -23,7 +23,7 @@ ONLY: dict[str, type[KernelVerdict] | type[ProofVerdict] | type[TaskKind]] = {
 class Filter:
     """Which reports pass.
 
-    :raises UsageError: for a reason that is not in the catalogue.
+    :raises UsageError: for a word or a reason that does not exist.
     """
 
     only: Sequence[str] = ()
@@ -33,6 +33,9 @@ class Filter:
     _wanted: list[set[str]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
+        for word in self.only:
+            if word not in ONLY:
+                raise UsageError(f"{word!r} is no verdict or kind; choose from {', '.join(ONLY)}")
         for reason in self.reasons:
             if reason not in CATALOGUE:
                 raise UsageError(

@@ -37,10 +37,10 @@ def state_letter(state: int, exit_state: int) -> str:
     >>> state_letter(0, 0), state_letter(0x402, 0), state_letter(0x80, 0x20)
     ('R', 'I', 'Z')
     """
-    if state == _TASK_IDLE:
-        return "I"
     if state & (_TASK_RTLOCK_WAIT | _TASK_FROZEN):
         return "D"
+    if state & _TASK_IDLE == _TASK_IDLE:
+        return "I"
     return _STATE_LETTERS[((state | exit_state) & _TASK_REPORT).bit_length()]
 
 

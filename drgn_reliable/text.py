@@ -148,8 +148,11 @@ class Text:
         return (named.name, pc - named.start) if named else (None, 0)
 
     def _called(self, address: int) -> str:
-        code = self.at(address, exact=True)
-        return code.symbol or f"{address:#x}"
+        kind, module = self._kind(address)
+        # Never into another trampoline: a corrupt one could name itself.
+        if kind is CodeKind.FTRACE:
+            return f"{address:#x}"
+        return self._name(address, address, kind, module)[0] or f"{address:#x}"
 
     def _follows_call(self, pc: int) -> bool | None:
         try:

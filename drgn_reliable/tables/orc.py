@@ -19,6 +19,7 @@ from typing import NamedTuple
 from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation, UnsupportedKernel
+from drgn_reliable.memory import MASK
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.text import Text
 
@@ -203,9 +204,9 @@ class _Table:
         self._count = count
 
     def _address(self, index: int) -> int:
-        place = self._ip + 4 * index
+        place = self._ip + 4 * index & MASK
         relative: int = struct.unpack("<i", self._prog.read(place, 4))[0]
-        return place + relative
+        return place + relative & MASK
 
     def find(self, address: int) -> bytes | None:
         """The rightmost entry at or before an address; the first if there is none before.
@@ -216,7 +217,7 @@ class _Table:
         if self._count <= 0:
             return None
         i = bisect.bisect_right(range(self._count), address, key=self._address)
-        place = self._entries + max(0, i - 1) * _ENTRY_SIZE
+        place = self._entries + max(0, i - 1) * _ENTRY_SIZE & MASK
         entry: bytes = self._prog.read(place, _ENTRY_SIZE)
         return entry
 
