@@ -81,6 +81,9 @@ class FoundBy(str, Enum):
     KRETPROBE = "kretprobe"
     """The probed function's real return address, from the task's list of probes."""
     BPF_FRAME_POINTER = "bpf frame pointer"
+    SEARCH = "search for the call"
+    """No metadata: the first word on the stack that follows a call to the function below. Never
+    reliable."""
     GUESS = "frame pointer guess"
     """No metadata: the frame pointer was taken for granted. Never reliable."""
 

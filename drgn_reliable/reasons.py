@@ -282,6 +282,16 @@ _ROWS = (
         "Assembly without annotations, or a gap between functions. The task must leave it.",
     ),
     ReasonKind(
+        "caller-searched",
+        "4.2",
+        "A running CPU's caller was searched for on the stack",
+        "(none: the kernel does not ask for running tasks)",
+        False,
+        Effect.ENDS,
+        "The function has no unwind data (a panicking kernel saves its registers in one). The "
+        "frames that follow are shown for the reader and prove nothing.",
+    ),
+    ReasonKind(
         "register-unknown",
         "4.2",
         "The frame is found through a register that was not saved",

@@ -214,6 +214,7 @@ class Kernel:
     :param graph, probes: real return addresses by the index of the word that holds them.
     :param holes: indices of words whose page the dump lacks.
     :param more: other memory: address to words.
+    :param direct_calls: return addresses with the functions that the calls before them call.
     :param no_call: a return address before which there is no call instruction.
     :param registers: of the CPU, for a running task; None if the dump has none.
     """
@@ -233,6 +234,7 @@ class Kernel:
         fork_return_taken: str = "ret_from_fork_asm",
         registers: Mapping[str, Word] | None = None,
         no_call: str = "",
+        direct_calls: Mapping[str, str] | None = None,
         magic: int = MAGIC,
         hole: range = range(0),
         more: Mapping[int, list[Word]] | None = None,
@@ -245,6 +247,9 @@ class Kernel:
             memory.put_words(place, *map(address, row))
         for start in (TEXT, MODULE, KPROBE_PAGE, OPTPROBE_PAGE, BPF, PLACES["vsyscall"]):
             memory.put(start - 8, b"\xe8" * 0x1800)  # a call ends at every address
+        for place, target in (direct_calls or {}).items():
+            call = address(target) - address(place) & 0xFFFFFFFF
+            memory.put(address(place) - 5, b"\xe8" + call.to_bytes(4, "little"))
         if no_call:
             memory.put(address(no_call) - 8, b"\x90" * 8)
         symbols = FakeSymbols(

@@ -606,6 +606,19 @@ RUNNING = [
         task={"on_cpu": True},
     ),
     Case(
+        "4.2: in a function without unwind data the caller is searched for, and proves nothing",
+        [7, "bar+5", 8, "kthread+5", *TO_USER],
+        ["undefined", "kthread", *FRAMES[1:]],
+        kernel="running",
+        proof="undecided",
+        reasons=["running", "undefined-unwind-data", "caller-searched"],
+        setup={
+            "registers": {"ip": "undefined+9", "sp": TOP - 8 * 28, "bp": 0, "cs": 0x10},
+            "direct_calls": {"bar+5": "foo", "kthread+5": "undefined"},
+        },
+        task={"on_cpu": True},
+    ),
+    Case(
         "2: a walk that comes back to a stack it has left",
         TO_USER,
         ["foo", "bar", "schedule"],

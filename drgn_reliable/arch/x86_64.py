@@ -13,7 +13,15 @@ from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import MASK, StackMemory, member_offset
 from drgn_reliable.symbols import Symbols
 
-__all__ = ("SAVED_SP", "CpuRegisters", "Facts", "Range", "StackRegisters", "ends_call")
+__all__ = (
+    "SAVED_SP",
+    "CpuRegisters",
+    "Facts",
+    "Range",
+    "StackRegisters",
+    "direct_call_target",
+    "ends_call",
+)
 
 SAVED_SP = "thread.sp"
 """Path in ``struct task_struct`` of the stack pointer that ``__switch_to_asm`` saved."""
@@ -88,6 +96,17 @@ def ends_call(code: bytes) -> bool:
         code[-length] == 0xFF and _indirect_call_size(code[-length + 1 :]) == length
         for length in (2, 3, 4, 6, 7)
     )
+
+
+def direct_call_target(code: bytes, pc: int) -> int | None:
+    """Where the five bytes of code before ``pc`` call to, None if they are no direct call.
+
+    >>> hex(direct_call_target(bytes.fromhex("e8 fb0f0000"), 0x1005))
+    '0x2000'
+    """
+    if code[0] != 0xE8:
+        return None
+    return pc + int.from_bytes(code[1:], "little", signed=True) & MASK
 
 
 def _indirect_call_size(operand: bytes) -> int:

@@ -17,6 +17,7 @@ from drgn_reliable.arch.x86_64 import (
     Facts,
     Range,
     StackRegisters,
+    direct_call_target,
 )
 from drgn_reliable.arch.x86_ends import Ends
 from drgn_reliable.errors import UnsupportedKernel
@@ -269,7 +270,7 @@ class OrcUnwinder:
             state.done = True
         elif rule.shape is _UNDEFINED:
             self._note_undefined(state, walk)
-            state.done = True
+            state.done = not self._find_caller(state, walk)
         else:
             self._step_by(rule, found_by, state, walk)
 
@@ -388,6 +389,35 @@ class OrcUnwinder:
             return False
         state.bp = word
         return True
+
+    def _find_caller(self, state: OrcState, walk: Walk) -> bool:
+        """Where a CPU's registers are those of a function without unwind data, look for the
+        return address that a direct call to this function left on the stack.
+
+        A kernel that panics saves its own registers in ``__crash_kexec()``, which is marked
+        STACK_FRAME_NON_STANDARD: without this a genuine kdump shows nothing of the panic.
+        """
+        if not state.proving or state.found_by is not FoundBy.CRASH_REGISTERS:
+            return False
+        code = self.text.at(state.pc, state.exact)
+        function = code.pc - code.offset
+        for slot in range(state.sp & ~7, state.stack.high - 7, 8):
+            pc = state.stack.word(slot)
+            if pc and self.text.in_core(pc) and self._called(pc) == function:
+                detail = f"the caller of {code} was found by its call, at {slot:#x}"
+                walk.note("caller-searched", detail, pc=pc, sp=slot)
+                state.pc, state.sp, state.exact = pc, slot + 8, False
+                state.regs = state.previous_regs = None
+                state.found_by = FoundBy.SEARCH
+                return True
+        return False
+
+    def _called(self, pc: int) -> int | None:
+        """The function that the direct call before a return address calls."""
+        try:
+            return direct_call_target(self._prog.read(pc - 5, 5), pc)
+        except FaultError:
+            return None
 
     # Reading stacks ----------------------------------------------------------------------
 
