@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Compile the guest's programs and modules."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .machines import MachineType
+from .packages import PackageError
+from .roots import run_in, workspace
+
+GUEST = Path(__file__).with_name("guest")
+FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-result")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The files of an unpacked kernel."""
+
+    release: str
+    root: Path
+
+    @property
+    def image(self) -> Path:
+        """What QEMU boots; packages from 6.19 on keep it among the modules."""
+        places = ("boot/vmlinu?-*", "*lib/modules/*/vmlinu*", "usr/lib/modules/*/vmlinu*")
+        for place in places:
+            for path in sorted(self.root.glob(place)):
+                return path
+        raise PackageError(f"no kernel image in the packages of {self.release}")
+
+    def module(self, name: str) -> bytes:
+        """A module of the kernel's own, uncompressed."""
+        for path in self.root.rglob(f"{name}.ko*"):
+            data = path.read_bytes()
+            return lzma.decompress(data) if path.suffix == ".xz" else data
+        raise PackageError(f"{self.release} has no module {name}")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was compiled: file name to contents."""
+
+    programs: dict[str, bytes]
+    modules: dict[str, bytes]
+
+
+def build(root: Path, machine: MachineType, release: str, say: Say) -> Built:
+    """Compile programs and modules inside a build root."""
+    with workspace(root) as directory:
+        shutil.copytree(GUEST, directory, dirs_exist_ok=True)
+        inside = Path("/") / directory.name
+        say("compiling the guest's programs")
+        sources = sorted(str(inside / "programs" / p.name) for p in GUEST.glob("programs/*.c"))
+        compiler = f"{machine.cross}gcc" if machine.cross_packages else "gcc"
+        output = str(inside / "states")
+        run_in(root, [compiler, *FLAGS, "-static", "-pthread", "-o", output, *sources])
+        say("compiling the guest's modules")
+        headers = f"/usr/src/linux-headers-{release}"
+        make = ["make", "-C", headers, f"M={inside}/module", "modules"]
+        if machine.cross_packages:
+            make += [f"ARCH={machine.kbuild}", f"CROSS_COMPILE={machine.cross}"]
+        run_in(root, make)
+        busybox = next(path for path in root.glob("usr/bin/busybox"))
+        return Built(
+            programs={
+                "states": (directory / "states").read_bytes(),
+                "busybox": busybox.read_bytes(),
+            },
+            modules={p.name: p.read_bytes() for p in directory.glob("module/*.ko")},
+        )

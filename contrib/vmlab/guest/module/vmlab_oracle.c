@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * vmlab_oracle - ask the running kernel for its own reliable-stack verdicts.
+ *
+ * Writing anything to /proc/vmlab_oracle stops every CPU, asks
+ * stack_trace_save_tsk_reliable() about every thread and every idle task,
+ * writes one text row for each into a buffer, and then holds all CPUs until the
+ * virtual machine ends, or panics, for a crash kernel to take the dump. A dump taken while they are held is that very instant,
+ * and contains the rows.
+ *
+ * The host finds the rows by the physical address of the header page, which is
+ * printed when the module is loaded, long before anything is stopped. It knows
+ * that the rows are complete when the header says VMLAB_READY. Nothing is
+ * printed while the CPUs are stopped: consoles may need a thread to do so.
+ */
+#include <linux/cpumask.h>
+#include <linux/init.h>
+#include <linux/kprobes.h>
+#include <linux/module.h>
+#include <linux/nmi.h>
+#include <linux/proc_fs.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/sched/task_stack.h>
+#include <linux/stop_machine.h>
+#include <linux/vmalloc.h>
+#include <linux/io.h>
+
+#define VMLAB_MAGIC	"VMLAB-ORACLE-01"
+#define VMLAB_ARMED	1
+#define VMLAB_READY	2
+#define VMLAB_OVERFLOW	3
+#define MAX_ENTRIES	100	/* what livepatch asks for */
+#define HURT_PREFIX	"hurt"
+#define HURT_VALUE	0x00dead00beef0000UL
+
+/* One page, read by the host through physical memory; all fields native-endian. */
+struct vmlab_header {
+	char magic[16];
+	u64 state;
+	u64 length;		/* bytes of text in the buffer */
+	u64 page_size;
+	u64 page_count;
+	u64 page_address[];	/* physical, one for each page of the buffer */
+};
+
+static unsigned int buffer_kb = 1024;
+module_param(buffer_kb, uint, 0444);
+MODULE_PARM_DESC(buffer_kb, "room for the rows, in KiB");
+
+static bool crashing;
+module_param_named(crash, crashing, bool, 0644);
+MODULE_PARM_DESC(crash, "after the verdicts, panic instead of holding the CPUs");
+
+static bool hurting;
+module_param_named(hurt, hurting, bool, 0644);
+MODULE_PARM_DESC(hurt, "after the verdicts, damage the stacks of tasks named hurt*");
+
+static unsigned long (*lookup_name)(const char *name);
+static int (*save_reliable)(struct task_struct *task, unsigned long *store,
+			    unsigned int size);
+static unsigned int (*save_plain)(struct task_struct *task, unsigned long *store,
+				  unsigned int size, unsigned int skip);
+static struct task_struct *(*idle_of)(int cpu);
+
+static struct vmlab_header *header;
+static char *rows;
+static size_t rows_size, rows_used;
+static unsigned long entries[MAX_ENTRIES];
+static struct proc_dir_entry *proc_entry;
+
+/* ---- rows ---- */
+
+static __printf(1, 2) void put(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	rows_used += vsnprintf(rows + rows_used, rows_size - rows_used, format, args);
+	va_end(args);
+	if (rows_used >= rows_size) {	/* truncated: say so, never wrap */
+		rows_used = rows_size - 1;
+		WRITE_ONCE(header->state, VMLAB_OVERFLOW);
+	}
+}
+
+static void put_entries(unsigned int count)
+{
+	unsigned int i;
+
+	for (i = 0; i < count; i++)
+		put("%lx,", entries[i]);
+}
+
+static void judge(const char *kind, struct task_struct *task)
+{
+	unsigned long switches = task->nvcsw + task->nivcsw;
+	int on_cpu = READ_ONCE(task->on_cpu);
+	int verdict = -EBUSY;
+
+	if (!on_cpu)
+		verdict = save_reliable(task, entries, MAX_ENTRIES);
+	put("T %s %lx %d %d %lu %d %u %d ", kind, (unsigned long)task, task->pid,
+	    task->tgid, switches, on_cpu, READ_ONCE(task->__state), verdict);
+	if (verdict > 0)
+		put_entries(verdict);
+	put(" B ");
+	if (!on_cpu)
+		put_entries(save_plain(task, entries, MAX_ENTRIES, 0));
+	put(" %s\n", task->comm);
+}
+
+static void judge_everyone(void)
+{
+	struct task_struct *leader, *task;
+	int cpu;
+
+	rcu_read_lock();
+	for_each_process_thread(leader, task)
+		judge("task", task);
+	rcu_read_unlock();
+	for_each_possible_cpu(cpu)
+		judge("idle", idle_of(cpu));
+}
+
+/* ---- deliberate damage, after the verdict ---- */
+
+/*
+ * Overwrite the middle return address of a task's stack. The verdict recorded
+ * above is the one from before; a row marks the task, the place, and the values.
+ */
+static void hurt(struct task_struct *task)
+{
+	unsigned long *word = task_stack_page(task);
+	unsigned long *end = (void *)word + THREAD_SIZE;
+	int count = save_reliable(task, entries, MAX_ENTRIES);
+	unsigned long victim;
+
+	if (count < 3)
+		return;
+	victim = entries[count / 2];
+	while (--end > word && *end != victim)
+		;
+	if (end == word)
+		return;
+	*end = HURT_VALUE;
+	put("D %lx %d %lx %lx %lx %s\n", (unsigned long)task, task->pid,
+	    (unsigned long)end, victim, HURT_VALUE, task->comm);
+}
+
+static void hurt_the_willing(void)
+{
+	struct task_struct *leader, *task;
+
+	rcu_read_lock();
+	for_each_process_thread(leader, task)
+		if (!strncmp(task->comm, HURT_PREFIX, strlen(HURT_PREFIX)))
+			hurt(task);
+	rcu_read_unlock();
+}
+
+/* ---- stopping the machine ---- */
+
+/* Runs on every CPU at once, interrupts off. One asks, then all wait for good. */
+static int stopped(void *unused)
+{
+	static atomic_t first = ATOMIC_INIT(1);
+
+	if (atomic_xchg(&first, 0)) {
+		judge_everyone();
+		if (hurting)
+			hurt_the_willing();
+		put("END\n");
+		header->length = rows_used;
+		smp_wmb();
+		if (header->state == VMLAB_ARMED)
+			WRITE_ONCE(header->state, VMLAB_READY);
+		if (crashing)
+			panic("vmlab: the verdicts are taken");
+	}
+	for (;;) {
+		touch_nmi_watchdog();
+		cpu_relax();
+	}
+	return 0;
+}
+
+static ssize_t trigger(struct file *file, const char __user *text, size_t size,
+		       loff_t *offset)
+{
+	int error = stop_machine(stopped, NULL, cpu_online_mask);
+
+	return error ? error : size;
+}
+
+static const struct proc_ops trigger_ops = {
+	.proc_write = trigger,
+};
+
+/* ---- finding what is not exported ---- */
+
+/*
+ * A kprobe tells an address; with IBT or a global entry point it lies past the
+ * symbol, so the function is asked for its own name again.
+ */
+static int find_lookup_name(void)
+{
+	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
+	int error = register_kprobe(&probe);
+
+	if (error)
+		return error;
+	lookup_name = (void *)probe.addr;
+	unregister_kprobe(&probe);
+	lookup_name = (void *)lookup_name("kallsyms_lookup_name");
+	return lookup_name ? 0 : -ENOENT;
+}
+
+static int find_functions(void)
+{
+	int error = find_lookup_name();
+
+	if (error)
+		return error;
+	save_reliable = (void *)lookup_name("stack_trace_save_tsk_reliable");
+	save_plain = (void *)lookup_name("stack_trace_save_tsk");
+	idle_of = (void *)lookup_name("idle_task");
+	return save_reliable && save_plain && idle_of ? 0 : -ENOENT;
+}
+
+static int make_buffer(void)
+{
+	size_t page_count, i;
+
+	rows_size = PAGE_ALIGN((size_t)buffer_kb << 10);
+	page_count = rows_size / PAGE_SIZE;
+	if (struct_size(header, page_address, page_count) > PAGE_SIZE)
+		return -E2BIG;
+	header = (void *)get_zeroed_page(GFP_KERNEL);
+	rows = vzalloc(rows_size);
+	if (!header || !rows)
+		return -ENOMEM;
+	memcpy(header->magic, VMLAB_MAGIC, sizeof(header->magic));
+	header->page_size = PAGE_SIZE;
+	header->page_count = page_count;
+	for (i = 0; i < page_count; i++)
+		header->page_address[i] =
+			PFN_PHYS(vmalloc_to_pfn(rows + i * PAGE_SIZE));
+	header->state = VMLAB_ARMED;
+	return 0;
+}
+
+static void release(void)
+{
+	if (proc_entry)
+		proc_remove(proc_entry);
+	vfree(rows);
+	free_page((unsigned long)header);
+}
+
+static int __init vmlab_oracle_init(void)
+{
+	int error = find_functions();
+
+	if (!error)
+		error = make_buffer();
+	if (!error) {
+		proc_entry = proc_create("vmlab_oracle", 0200, NULL, &trigger_ops);
+		error = proc_entry ? 0 : -ENOMEM;
+	}
+	if (error) {
+		release();
+		return error;
+	}
+	pr_emerg("vmlab: oracle header at physical 0x%llx\n",
+		 (unsigned long long)virt_to_phys(header));
+	return 0;
+}
+
+static void __exit vmlab_oracle_exit(void)
+{
+	release();
+}
+
+module_init(vmlab_oracle_init);
+module_exit(vmlab_oracle_exit);
+MODULE_DESCRIPTION("Records the kernel's own reliable stack verdicts");
+MODULE_LICENSE("GPL");

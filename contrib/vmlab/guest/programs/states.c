@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * states - processes in every state that matters to a stack walk.
+ *
+ *	states start		start them all, wait until they have settled
+ *	states trigger FILE	fork a child that never runs, then write to FILE
+ *	states kexec KERNEL INITRAMFS CMDLINE	load a kernel to run after a panic
+ *
+ * Each state is one small function, run in its own process (named after it) that
+ * never returns on its own. States that a kernel does not offer end with a
+ * message and are simply absent. States of the kernel's own (see ../module/acts.h)
+ * are entered by writing their names to /proc/vmlab_states.
+ */
+#include "states.h"
+
+/*
+ * Attaching BPF programs waits until every task has slept or left the kernel, which
+ * the spinning states and the module's acts never do: they start later.
+ */
+#define BPF_MS 4000
+
+static const struct state quiet_states[] = { QUIET_STATES(LIST_STATE) };
+static const struct state spin_states[] = { SPIN_STATES(LIST_STATE) };
+
+static void report_missing(const char *name)
+{
+	fprintf(stderr, "states: %s is not available: %s\n", name, strerror(errno));
+	_exit(1);
+}
+
+static void start_states(const struct state *states, size_t count)
+{
+	size_t i;
+
+	for (i = 0; i < count; i++) {
+		if (forked())
+			continue;
+		name_self(states[i].name);
+		states[i].run();
+		report_missing(states[i].name);
+	}
+}
+
+/* One process for each act that the module lists, named after it. */
+static void start_acts(void)
+{
+	FILE *list = fopen("/proc/vmlab_states", "r");
+	char act[32], name[40];
+
+	while (list && fscanf(list, "%31s", act) == 1) {
+		if (forked())
+			continue;
+		snprintf(name, sizeof(name), "u_%s", act);
+		name_self(name);
+		give_way();
+		module_state(act, NULL, 0);
+		report_missing(act);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	setvbuf(stderr, NULL, _IOLBF, 0);
+	if (argc == 2 && !strcmp(argv[1], "start")) {
+		start_states(quiet_states, COUNT(quiet_states));
+		sleep_ms(BPF_MS);
+		start_states(spin_states, COUNT(spin_states));
+		start_acts();
+		return 0;
+	}
+	if (argc == 3 && !strcmp(argv[1], "trigger"))
+		return trigger(argv[2]);
+	if (argc == 5 && !strcmp(argv[1], "kexec"))
+		return load_crash_kernel(argv[2], argv[3], argv[4]);
+	fprintf(stderr, "usage: states start | trigger FILE | "
+			"kexec KERNEL INITRAMFS CMDLINE\n");
+	return 2;
+}

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Directories of unpacked packages: a kernel, and a system that can compile for it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .packages import Apt, PackageError, unpack
+
+# With busybox as the rest of the system, this compiles programs and kernel modules.
+TOOLS = (
+    *("base-files", "bash", "busybox-static", "coreutils", "dash", "diffutils", "findutils"),
+    *("gcc", "grep", "libc-bin", "libc6-dev", "make", "mawk", "sed"),
+)
+MERGED = ("bin", "lib", "lib64", "sbin")
+
+
+def kernel_root(apt: Apt, cache: Path, release: str) -> Path:
+    """A kernel's image and modules, unpacked."""
+    packages = apt.closure([f"linux-image-{release}"])
+    own = [item for item in packages if item[0].startswith("linux-") and release in item[0]]
+    return _root(apt, cache, "kernel", own)
+
+
+def build_root(apt: Apt, cache: Path, headers: str, more: Sequence[str]) -> Path:
+    """A compiler, the kernel's headers and what their use takes, unpacked."""
+    return _root(apt, cache, "build", apt.closure([headers, *TOOLS, *more]))
+
+
+def libraries_of(root: Path, program: str) -> list[str]:
+    """The shared libraries that a program of the root needs, and its loader."""
+    output = run_in(root, ["ldd", program])
+    return sorted(set(re.findall(r"(/\S+) \(0x", output)))
+
+
+def run_in(root: Path, command: Sequence[str]) -> str:
+    """Run a command with that root, in name spaces of its own: nothing stays behind."""
+    script = 'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$0" "$@"'
+    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+    if os.geteuid():
+        unshare.append("--map-root-user")
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/tmp"}
+    result = subprocess.run(
+        [*unshare, "sh", "-c", script, str(root), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+    )
+    output = result.stdout.decode(errors="replace")
+    if result.returncode:
+        words = output.splitlines()[-30:]
+        raise PackageError(f"{command[0]} failed:\n" + "\n".join(words))
+    return output
+
+
+@contextlib.contextmanager
+def workspace(root: Path) -> Iterator[Path]:
+    """A directory inside a root, removed afterwards; builds in it do not meet."""
+    path = Path(tempfile.mkdtemp(prefix="vmlab-", dir=root))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+def _root(apt: Apt, cache: Path, kind: str, packages: Sequence[tuple[str, str]]) -> Path:
+    """The root for exactly these packages: complete, or not there."""
+    key = hashlib.sha256(repr(packages).encode()).hexdigest()[:12]
+    root = cache / "roots" / f"{kind}-{key}"
+    if root.exists():
+        return root
+    files = apt.fetch(packages)
+    apt.say(f"unpacking {len(files)} packages ({kind})")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=root.parent))
+    try:
+        if kind == "build":
+            _merge_usr(unfinished)
+        unpack(files, unfinished)
+        if kind == "build":
+            _finish(unfinished)
+        unfinished.chmod(0o755)
+        unfinished.rename(root)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return root
+
+
+def _merge_usr(root: Path) -> None:
+    for name in MERGED:
+        (root / "usr" / name).mkdir(parents=True, exist_ok=True)
+        (root / name).symlink_to(f"usr/{name}")
+
+
+def _finish(root: Path) -> None:
+    """What packages' scripts would have done, as far as compiling needs it."""
+    for name in ("proc", "dev", "tmp"):
+        (root / name).mkdir(exist_ok=True)
+    shell = root / "usr/bin/sh"
+    if not shell.is_symlink():
+        shell.symlink_to("dash")
+    awk = root / "usr/bin/awk"
+    if not awk.is_symlink():
+        awk.symlink_to("mawk")
