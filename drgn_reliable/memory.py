@@ -215,7 +215,7 @@ class StackMemory:
     :param order: byte order of the dump, as :func:`byte_order` gives it.
     """
 
-    __slots__ = ("low", "high", "name", "_prog", "_start", "_data", "_unpack", "_holes")
+    __slots__ = ("low", "high", "name", "_prog", "_start", "_last", "_data", "_unpack", "_holes")
 
     def __init__(
         self, prog: Program, low: int, high: int, used: int, name: str, order: str = "<"
@@ -230,6 +230,7 @@ class StackMemory:
 
     def _load(self, start: int) -> None:
         self._start = start
+        self._last = self.high - start - 8
         try:
             self._data = self._prog.read(start, self.high - start)
         except (FaultError, OverflowError):
@@ -254,10 +255,19 @@ class StackMemory:
         return self.low <= address and address + size <= self.high
 
     def word(self, address: int) -> int | None:
-        """The 64-bit word at an address within the bounds, or None where the dump lacks it."""
+        """The 64-bit word at an address; None outside the bounds and where the dump lacks it."""
+        offset = address - self._start
+        if offset < 0 or offset > self._last or self._holes:
+            return self._word_with_care(address)
+        found: int = self._unpack(self._data, offset)[0]
+        return found
+
+    def _word_with_care(self, address: int) -> int | None:
+        if not self.contains(address, 8):
+            return None
         if address < self._start:
             self._load(self.low)
-        if self._holes and any(a < address + 8 and address < b for a, b in self._holes):
+        if any(a < address + 8 and address < b for a, b in self._holes):
             return None
         found: int = self._unpack(self._data, address - self._start)[0]
         return found

@@ -67,6 +67,7 @@ def _finished(image: Initramfs, settings: dict[str, str]) -> bytes:
 def _settings(workload: Workload) -> dict[str, str]:
     return {
         "SETTLE": str(workload.settle),
+        "CROWD": str(workload.crowd),
         "GRAPH": " ".join(workload.graph),
         "FPROBES": " ".join(workload.fprobes),
         "LIVEPATCH": "1" if workload.livepatch else "",

@@ -38,6 +38,7 @@ class Workload:
     """What happens in the guest before the verdicts are taken."""
 
     settle: int = 8  # seconds for the tasks to reach their states
+    crowd: int = 0  # further processes, asleep in a few ways
     graph: tuple[str, ...] = ()  # functions for the function graph tracer
     fprobes: tuple[str, ...] = ()  # functions for function (return) probes
     livepatch: bool = False  # load a livepatch whose transition stalls

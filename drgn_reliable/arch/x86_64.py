@@ -137,8 +137,7 @@ class StackRegisters:
 
     def get(self, name: str) -> int | None:
         """A saved register, None if the dump lacks the word."""
-        place = self.address + self._offsets[name]
-        return self._stack.word(place) if self._stack.contains(place, 8) else None
+        return self._stack.word(self.address + self._offsets[name])
 
 
 class CpuRegisters:

@@ -284,7 +284,10 @@ class OrcUnwinder:
 
     def _step_by(self, rule: Rule, found_by: FoundBy, state: OrcState, walk: Walk) -> None:
         left, old_sp, old_pc = state.stack, state.sp, state.pc
-        sp = self._caller_sp(state, walk, rule)
+        if rule.sp_base is _SP:
+            sp: int | None = old_sp + rule.sp_offset & MASK
+        else:
+            sp = self._caller_sp(state, walk, rule)
         if sp is None:
             state.done = True
             return
@@ -301,9 +304,8 @@ class OrcUnwinder:
             state.done = True
 
     def _caller_sp(self, state: OrcState, walk: Walk, rule: Rule) -> int | None:
+        """The caller's stack pointer by any base but SP itself."""
         base = rule.sp_base
-        if base is _SP:
-            return state.sp + rule.sp_offset & MASK
         if base is _BP:
             return state.bp + rule.sp_offset & MASK
         if base is Base.SP_INDIRECT:
@@ -375,8 +377,9 @@ class OrcUnwinder:
         base = rule.bp_base
         word: int | None
         if base is _NO_BASE:
-            word = state.register("bp")
-            state.bp = state.bp if word is None else word
+            if state.regs is not None:
+                word = state.register("bp")
+                state.bp = state.bp if word is None else word
             return True
         if base is _PREV_SP:
             word = self._read(state, walk, sp + rule.bp_offset & MASK)
@@ -423,6 +426,10 @@ class OrcUnwinder:
 
     def _read(self, state: OrcState, walk: Walk, address: int) -> int | None:
         """A word of an accessible stack; None, with the reason noted, if there is none."""
+        word = state.stack.word(address)
+        return self._read_elsewhere(state, walk, address) if word is None else word
+
+    def _read_elsewhere(self, state: OrcState, walk: Walk, address: int) -> int | None:
         if not state.stack.contains(address, 8) and not self._enter(state, walk, address):
             detail = f"{address:#x} is not within an accessible stack"
             walk.note("slot-outside-stack", detail, pc=state.pc, sp=state.sp, value=address)

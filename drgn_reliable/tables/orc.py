@@ -189,12 +189,15 @@ def orc_format(prog: Program, symbols: Symbols) -> OrcFormat:
 _BLOCK = 256
 """Bytes of text for each slot of ``orc_lookup`` (``LOOKUP_BLOCK_SIZE``)."""
 _ENTRY_SIZE = 6
+_SHORT_TABLE = 256
+"""Entries: more than a block of text has."""
 
 
 class _Table:
     """One pair of arrays: ``ip`` holds for each entry its address minus its own place.
 
-    Nothing is read but what the binary search touches.
+    A short table's addresses are read at once; of a long one nothing is read but what the
+    binary search touches.
     """
 
     def __init__(self, prog: Program, ip: int, entries: int, count: int) -> None:
@@ -208,6 +211,10 @@ class _Table:
         relative: int = struct.unpack("<i", self._prog.read(place, 4))[0]
         return place + relative & MASK
 
+    def _addresses(self) -> list[int]:
+        relative = struct.unpack(f"<{self._count}i", self._prog.read(self._ip, 4 * self._count))
+        return [self._ip + 4 * i + value & MASK for i, value in enumerate(relative)]
+
     def find(self, address: int) -> bytes | None:
         """The rightmost entry at or before an address; the first if there is none before.
 
@@ -216,7 +223,10 @@ class _Table:
         """
         if self._count <= 0:
             return None
-        i = bisect.bisect_right(range(self._count), address, key=self._address)
+        if self._count <= _SHORT_TABLE:
+            i = bisect.bisect_right(self._addresses(), address)
+        else:
+            i = bisect.bisect_right(range(self._count), address, key=self._address)
         place = self._entries + max(0, i - 1) * _ENTRY_SIZE & MASK
         entry: bytes = self._prog.read(place, _ENTRY_SIZE)
         return entry

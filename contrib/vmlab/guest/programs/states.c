@@ -3,6 +3,7 @@
  * states - processes in every state that matters to a stack walk.
  *
  *	states start		start them all, wait until they have settled
+ *	states crowd COUNT	start as many processes, asleep in a few ways
  *	states trigger FILE	fork a child that never runs, then write to FILE
  *	states kexec KERNEL INITRAMFS CMDLINE	load a kernel to run after a panic
  *
@@ -58,6 +59,29 @@ static void start_acts(void)
 	}
 }
 
+/* Many processes asleep in a few ways, for timings. */
+static void start_crowd(int count)
+{
+	int pipes[2];
+
+	if (pipe(pipes))
+		report_missing("crowd");
+	for (; count > 0; count--) {
+		char byte;
+
+		if (forked())
+			continue;
+		name_self("crowd");
+		if (count % 4 == 0)
+			pause();
+		if (count % 4 == 1)
+			poll(NULL, 0, -1);
+		if (count % 4 == 2 && read(pipes[0], &byte, 1) < 0)
+			report_missing("crowd");
+		sleep(1000000);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	setvbuf(stderr, NULL, _IOLBF, 0);
@@ -68,11 +92,15 @@ int main(int argc, char **argv)
 		start_acts();
 		return 0;
 	}
+	if (argc == 3 && !strcmp(argv[1], "crowd")) {
+		start_crowd(atoi(argv[2]));
+		return 0;
+	}
 	if (argc == 3 && !strcmp(argv[1], "trigger"))
 		return trigger(argv[2]);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
 		return load_crash_kernel(argv[2], argv[3], argv[4]);
-	fprintf(stderr, "usage: states start | trigger FILE | "
+	fprintf(stderr, "usage: states start | crowd COUNT | trigger FILE | "
 			"kexec KERNEL INITRAMFS CMDLINE\n");
 	return 2;
 }
