@@ -18,6 +18,8 @@ from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
 
+from drgn_reliable.errors import MissingInformation
+
 __all__ = ("Btf", "BtfError", "BtfMember", "Kind")
 
 _MAGIC = 0xEB9F
@@ -26,7 +28,7 @@ _KIND_SHIFT = 24
 _KIND_MASK = 0x7F
 
 
-class BtfError(ValueError):
+class BtfError(MissingInformation, ValueError):
     """The bytes are not BTF, or BTF of a form that this reader does not know."""
 
 
@@ -100,6 +102,8 @@ class Btf:
         header_size, type_at, type_size, string_at, string_size = struct.unpack_from(
             order + "5I", data, 4
         )
+        if header_size < 24:
+            raise BtfError(f"a BTF header of {header_size} bytes is too short")
         if header_size + max(type_at + type_size, string_at + string_size) > len(data):
             raise BtfError(f"BTF sections reach beyond the blob of {len(data)} bytes")
         self.base = base
@@ -177,6 +181,7 @@ class Btf:
             return self.base.string(offset)
         offset -= self._first_string
         end = self._strings.find(b"\0", offset)
+        end = len(self._strings) if end < 0 else end
         return self._strings[offset:end].decode("utf-8", "replace")
 
     def kind(self, type_id: int) -> int:

@@ -130,6 +130,7 @@ class BtfTypes:
         self._base = btf
         self._symbol = symbol
         self._types: dict[tuple[Btf, int], Type] = {}
+        self._being_made: set[tuple[Btf, int]] = set()
         self.module_loader: Callable[[], Iterable[bytes]] | None = None
         """Gives the raw split BTF of the modules, when the first search goes beyond the
         kernel's own."""
@@ -226,7 +227,13 @@ class BtfTypes:
         key = (blob, type_id)
         found = self._types.get(key)
         if found is None:
-            found = self._types[key] = self._make(blob, type_id)
+            if key in self._being_made:
+                raise BtfError(f"BTF type {type_id} refers to itself")
+            self._being_made.add(key)
+            try:
+                found = self._types[key] = self._make(blob, type_id)
+            finally:
+                self._being_made.discard(key)
         return found
 
     def _make(self, blob: Btf, type_id: int) -> Type:
@@ -294,7 +301,9 @@ class BtfTypes:
         if not enumerators:
             return self._prog.enum_type(name)
         size, signed = blob.size(type_id), blob.kind_flag(type_id)
-        spelling = {1: "char", 2: "short", 4: "int", 8: "long"}[size]
+        spelling = {1: "char", 2: "short", 4: "int", 8: "long"}.get(size)
+        if spelling is None:
+            raise BtfError(f"BTF type {type_id} is an enum of {size} bytes")
         integer = self._prog.int_type(spelling if signed else f"unsigned {spelling}", size, signed)
         return self._prog.enum_type(name, integer, enumerators)
 

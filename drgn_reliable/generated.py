@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from drgn import FaultError, Program
 
+from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import BrokenList, Layout, container_nodes
 from drgn_reliable.symbols import Symbols
 
@@ -91,7 +92,7 @@ class GeneratedText:
         try:
             for row in found():
                 rows.append(row)
-        except (BrokenList, FaultError) as e:
+        except (BrokenList, FaultError, LookupError, MissingInformation) as e:
             self.problems.append(f"{what}: {e}")
         return rows
 

@@ -132,6 +132,16 @@ class Kernel:
         self._register_symbols()
         self.types = self._provide_types()
         self.problems: list[str] = []
+        try:
+            self._assemble(cpu_registers)
+        except LookupError as e:
+            raise MissingInformation(
+                f"the types ({self.types}) lack something that is needed: {e}; name the kernel's "
+                "vmlinux with --symbols"
+            ) from e
+
+    def _assemble(self, cpu_registers: Callable[[Task], Mapping[str, int] | None] | None) -> None:
+        prog = self.prog
         self.facts = Facts(prog, self.symbols)
         self.cpu_registers = cpu_registers or CrashRegisters(
             prog, self.symbols, self.facts.register_offsets, REGISTERS

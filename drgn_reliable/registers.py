@@ -71,7 +71,9 @@ class CrashRegisters:
         if notes is None or offsets is None:
             return None
         try:
-            place = self._prog.read_u64(notes) + self._prog.read_u64(offsets + 8 * cpu) & MASK
+            place = (
+                self._prog.read_u64(notes) + self._prog.read_u64(offsets + 8 * cpu & MASK) & MASK
+            )
             header = self._prog.read(place, _NOTE_HEADER + len(_NAME))
             name_size, size, kind = struct.unpack_from(self._order + "III", header)
             if (name_size, kind) != (5, NT_PRSTATUS) or header[_NOTE_HEADER:] != _NAME:

@@ -17,7 +17,7 @@ from drgn import FaultError, MissingDebugInfoError, Program, Symbol, SymbolBindi
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import Layout, byte_order
+from drgn_reliable.memory import MASK, Layout, byte_order
 
 __all__ = ("Named", "Symbols", "module_symbols")
 
@@ -107,6 +107,8 @@ def _elf_symbols(
 
 _SYMBOL_ENTRY = "IBBHQQ"  # Elf64_Sym: st_name st_info st_other st_shndx st_value st_size
 _UNDEFINED_SECTION = 0
+_SYMBOL_LIMIT = 1 << 20
+"""Symbols: no module comes near it. A larger count is a corrupt one."""
 
 
 class ModuleSymbols:
@@ -139,6 +141,8 @@ def module_symbols(prog: Program, kallsyms: int) -> ModuleSymbols:
     )
     table = layout.read(prog, kallsyms)
     entry = struct.Struct(byte_order(prog) + _SYMBOL_ENTRY)
+    if table["count"] > _SYMBOL_LIMIT:
+        return ModuleSymbols([])
     data = prog.read(table["symtab"], entry.size * table["count"])
     rows: list[tuple[Any, ...]] = [
         row for row in entry.iter_unpack(data) if row[0] and row[3] != _UNDEFINED_SECTION
@@ -146,10 +150,11 @@ def module_symbols(prog: Program, kallsyms: int) -> ModuleSymbols:
     if not rows:
         return ModuleSymbols([])
     last = max(row[0] for row in rows)
-    tail = prog.read_c_string(table["strtab"] + last)
+    tail = prog.read_c_string(table["strtab"] + last & MASK)
     strings: bytes = prog.read(table["strtab"], last + len(tail) + 1)
 
     def name(offset: int) -> str:
         return strings[offset : strings.index(b"\0", offset)].decode("utf-8", "replace")
 
-    return ModuleSymbols([Named(name(row[0]), row[4]) for row in rows])
+    named = [Named(name(row[0]), row[4]) for row in rows]
+    return ModuleSymbols([found for found in named if found.name])

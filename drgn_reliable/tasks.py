@@ -8,6 +8,7 @@ of every possible CPU.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -189,13 +190,12 @@ class TaskList:
             ``"0xffff..."`` (the task structure's address).
         :raises TaskNotFound: if there is none.
         """
-        by_address = wanted.lower().startswith("0x")
-        try:
-            number = int(wanted, 16 if by_address else 10)
-        except ValueError:
+        if not re.fullmatch(r"0x[0-9a-f]+|[0-9]+", wanted, re.ASCII | re.IGNORECASE):
             raise TaskNotFound(
                 f"task {wanted!r} is neither a PID nor the address of a task_struct (0x...)"
-            ) from None
+            )
+        by_address = wanted.lower().startswith("0x")
+        number = int(wanted, 16 if by_address else 10)
         found = [task for task in self if number == (task.address if by_address else task.pid)]
         if not found:
             what = "address" if by_address else "PID"

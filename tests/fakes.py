@@ -130,9 +130,10 @@ class FakeTypes:
         return made
 
     def enum(self, tag: str, /, **values: int) -> Type:
-        """An enumeration of unsigned int."""
+        """An enumeration, of int if a value is negative and else of unsigned int."""
         rows = [TypeEnumerator(*pair) for pair in values.items()]
-        made = self.prog.enum_type(tag, self.prog.type("unsigned int"), rows)
+        integer = "int" if min(values.values()) < 0 else "unsigned int"
+        made = self.prog.enum_type(tag, self.prog.type(integer), rows)
         self._types[TypeKind.ENUM, tag] = made
         return made
 
@@ -230,6 +231,7 @@ def _module_types(types: FakeTypes) -> None:
         MOD_INIT_DATA=5,
         MOD_INIT_RODATA=6,
         MOD_MEM_NUM_TYPES=7,
+        MOD_INVALID=-1,
     )
     types.struct("module_memory", base="void *", size="unsigned int")
     types.struct("mod_kallsyms", symtab="void *", num_symtab="unsigned int", strtab="char *")

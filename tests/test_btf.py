@@ -8,7 +8,16 @@ import struct
 from collections.abc import Callable, Iterable
 
 import pytest
-from drgn import Architecture, FindObjectFlags, Object, Platform, PlatformFlags, Program, TypeKind
+from drgn import (
+    Architecture,
+    FindObjectFlags,
+    Object,
+    Platform,
+    PlatformFlags,
+    Program,
+    TypeKind,
+    sizeof,
+)
 
 from drgn_reliable.btf import Btf, BtfError, BtfMember
 from drgn_reliable.btftypes import GLOBALS, BtfTypes
@@ -118,6 +127,11 @@ def test_a_header_that_does_not_fit_the_bytes_is_refused(data: bytes, message: s
         Btf(data)
 
 
+def test_a_header_alone_is_a_blob_without_types() -> None:
+    btf = Btf(header(string_size=0)[:24])
+    assert (btf.first_id, btf.end_id, btf.string_end) == (1, 1, 0)
+
+
 def test_an_empty_blob_has_no_types() -> None:
     btf = Btf(header())
     assert (btf.first_id, btf.end_id, btf.string_end) == (1, 1, 1)
@@ -166,10 +180,22 @@ def test_an_unknown_kind_is_skipped_where_a_layout_section_tells_its_size() -> N
 
 
 def test_the_layout_section_does_not_change_kinds_that_are_known() -> None:
-    blob = with_int()
-    blob.add(PTR, "", 1)
+    blob = every_kind()
     btf = Btf(blob.data(layout=struct.pack("<BBH", 40, 40, 0) * UNKNOWN))
-    assert [btf.kind(1), btf.kind(2), btf.end_id] == [INT, PTR, 3]
+    assert [btf.kind(i) for i in range(1, btf.end_id)] == list(range(1, 20))
+
+
+def test_the_sections_may_lie_in_any_order() -> None:
+    """Strings first, then types, and the layout section up to the very end."""
+    blob = with_int()
+    blob.add(UNKNOWN, "new", 0, 7)
+    strings, types = blob.strings + bytes(-len(blob.strings) % 4), blob.types
+    layout = struct.pack("<BBH", 4, 0, 0) * (UNKNOWN + 1)
+    sections = [len(strings), len(types), 0, len(blob.strings)]
+    sections += [len(strings) + len(types), len(layout)]
+    head = struct.pack("<HBBI6I", MAGIC, 1, 0, 32, *sections)
+    btf = Btf(head + strings + types + layout)
+    assert [btf.name(1), btf.name(2)] == ["int", "new"]
 
 
 def test_a_longer_header_without_a_layout_section_is_read() -> None:
@@ -215,7 +241,7 @@ def every_kind(order: str = "<") -> Blob:
     blob.add(FLOAT, "double", 8)
     blob.add(DECL_TAG, "tag", 4, -1)
     blob.add(TYPE_TAG, "percpu", 1)
-    blob.add(ENUM64, "e64", 8, "E2", 0, 1, n=1)
+    blob.add(ENUM64, "e64", 8, "E2", 0, 1, "E3", 5, 0, n=2)
     return blob
 
 
@@ -230,7 +256,8 @@ def test_records_of_every_kind_are_found_one_behind_the_other(order: str) -> Non
     assert btf.int_encoding(1) == 1
     assert list(btf.parameters(13)) == [BtfMember("x", 1, 0, 0), BtfMember("y", 2, 0, 0)]
     assert list(btf.members(5)) == [BtfMember("a", 1, 0, 0), BtfMember("b", 1, 0, 0)]
-    assert list(btf.enumerators(19)) == [("E2", 1 << 32)]
+    assert list(btf.enumerators(6)) == [("E0", 0), ("E1", 1)]
+    assert list(btf.enumerators(19)) == [("E2", 1 << 32), ("E3", 5)]
     assert list(btf.find("s", STRUCT)) == [4]
     assert list(btf.ids(ENUM, ENUM64)) == [6, 19]
     assert btf.little_endian is (order == "<")
@@ -580,6 +607,14 @@ def test_a_struct_that_contains_a_pointer_to_itself() -> None:
     assert str(node.member("next").type.type.member("prev").type.type) == str(node)
 
 
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_enums_are_as_large_as_their_record_says(size: int) -> None:
+    """``enum { A } __packed`` has one byte."""
+    blob = Blob()
+    blob.add(ENUM, "e", size, "A", 1, n=1)
+    assert sizeof(program(blob).type("enum e")) == size
+
+
 def test_a_bit_field_of_a_big_endian_blob() -> None:
     """There bit offsets count from the highest bit: 0x50 is the bits 0101 0000."""
     blob = Blob(order=">")
@@ -588,6 +623,38 @@ def test_a_bit_field_of_a_big_endian_blob() -> None:
     prog = program(blob)
     flags = Object.from_bytes_(prog, "struct flags", bytes.fromhex("50000000"))
     assert (flags.high.value_(), flags.next3.value_()) == (0, 0b101)
+
+
+def damaged(kind: int, name: str, word: int, *rows: int | str, n: int = 0) -> Program:
+    """A program with one type, whose record is damaged."""
+    blob = Blob()
+    blob.add(kind, name, word, *rows, n=n)
+    return program(blob)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        pytest.param(
+            lambda: damaged(TYPEDEF, "t", 9), "t", id="refers to a record that is not there"
+        ),
+        pytest.param(
+            lambda: damaged(TYPEDEF, "t", 1),
+            "t",
+            id="refers to itself",
+        ),
+        pytest.param(
+            lambda: damaged(ENUM, "e", 16, "E", 0, n=1),
+            "enum e",
+            id="is of a size that no enum has",
+        ),
+    ],
+)
+def test_a_damaged_record_is_named_when_its_type_is_asked_for(
+    make: Callable[[], Program], name: str
+) -> None:
+    with pytest.raises(BtfError):
+        make().type(name)
 
 
 # Forward declarations and modules ---------------------------------------------------------------
@@ -602,6 +669,12 @@ def test_a_forward_declaration_is_found_where_nothing_defines_it(flag: int, name
     found = program(blob).type(name)
     assert found.type_name() == name
     assert not found.is_complete()
+
+
+def test_an_enum_without_enumerators_is_a_forward_declaration() -> None:
+    blob = Blob()
+    blob.add(ENUM, "thing", 4, n=0)
+    assert not program(blob).type("enum thing").is_complete()
 
 
 @pytest.mark.parametrize("forward_first", [True, False])

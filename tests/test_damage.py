@@ -198,3 +198,14 @@ def test_missing_information_is_named(
     with pytest.raises(MissingInformation, match=message) as raised:
         Kernel(prog)
     assert "--symbols" in str(raised.value)
+
+
+def test_a_cpu_number_of_nonsense(scanned_6_1: Scanned) -> None:
+    """2: a running task whose CPU number is damaged has no registers, and nothing else suffers."""
+    victim = scanned_6_1.task("migration/0")
+    type_ = scanned_6_1.kernel.prog.type("struct task_struct")
+    cpu = overwrite(victim.task + drgn.offsetof(type_, "thread_info.cpu"), b"\xff" * 4)
+    reports, _ = scan(cpu)
+    assert others(reports, victim) == undamaged(scanned_6_1, victim)
+    assert reports[victim.task].kernel.verdict is KernelVerdict.RUNNING
+    assert "no-crash-registers" in [reason.id for reason in reports[victim.task].reasons]

@@ -139,6 +139,12 @@ def test_every_path_of_a_missing_member_is_named(memory: FakeMemory) -> None:
         Layout(memory.prog.type("struct sample"), {"state": ("__state", "state")})
 
 
+def test_members_that_overlap_are_a_mistake_of_the_caller(memory: FakeMemory) -> None:
+    type_ = memory.prog.type("struct sample")
+    with pytest.raises(ValueError, match="overlap at byte 0"):
+        Layout(type_, {"one": "s8", "same": "s8"})
+
+
 def test_a_reader_gives_the_members_in_the_order_of_their_names(memory: FakeMemory) -> None:
     type_ = memory.prog.type("struct sample")
     layout = Layout(type_, {"a": "u8", "b": "s16", "c": "gone"}, optional={"c"})

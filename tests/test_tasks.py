@@ -441,7 +441,7 @@ def test_pid_0_is_every_idle_task() -> None:
     ("wanted", "message"),
     [
         pytest.param("99", "no task has the PID 99", id="no such PID"),
-        pytest.param("-1", "no task has the PID -1", id="a negative PID"),
+        pytest.param("-1", "'-1' is neither", id="a negative PID"),
         pytest.param("0x1", "no task has the address 0x1", id="an address that is a PID"),
         pytest.param(
             "0xffff88800000b008", "no task has the address 0xffff88800000b008", id="within a task"
@@ -450,6 +450,7 @@ def test_pid_0_is_every_idle_task() -> None:
         pytest.param("", "'' is neither", id="nothing"),
         pytest.param("0x", "'0x' is neither", id="an address without digits"),
         pytest.param("1.5", "'1.5' is neither", id="a fraction"),
+        pytest.param("1_0", "'1_0' is neither", id="Python's own spelling"),
     ],
 )
 def test_a_task_that_is_not_there_is_named(wanted: str, message: str) -> None:

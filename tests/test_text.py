@@ -264,6 +264,12 @@ def test_without_vsyscall_support_its_page_is_no_text() -> None:
     assert Kernel().text({"vsyscall_mode": None}).at(VSYSCALL, exact=False).kind is CodeKind.UNKNOWN
 
 
+def test_a_vsyscall_mode_that_the_dump_lacks_is_taken_for_the_default() -> None:
+    """Nearly every kernel has the page; a return address in it is an advisory reason anyway."""
+    text = Kernel().text({"vsyscall_mode": 0xFFFF888000F00000})
+    assert text.at(VSYSCALL, exact=False).kind is CodeKind.VSYSCALL
+
+
 def test_a_kernel_without_modules_tracers_and_bpf() -> None:
     lists = "modules bpf_kallsyms ftrace_ops_list kprobe_insn_slots kprobe_optinsn_slots"
     text = Kernel().text(dict.fromkeys(lists.split()))
@@ -329,19 +335,25 @@ def test_an_ftrace_trampoline_is_named_by_its_callback(callback: int, name: str)
     assert kernel.text().at(TRAMPOLINE, exact=True).symbol == name
 
 
+SYMTAB, STRTAB, KALLSYMS = 0xFFFF888000001000, 0xFFFF888000002000, 0xFFFF888000003000
+
+
 def put_symbols(kernel: Kernel, table: dict[str, tuple[int, int]]) -> int:
     """A ``struct mod_kallsyms`` of names with section index and address; gives its address."""
     strings, rows = b"\0", b""
     for name, (section, value) in table.items():
         rows += struct.pack("<IBBHQQ", len(strings), 0, 0, section, value, 0)
         strings += name.encode() + b"\0"
-    kernel.memory.put(0xFFFF888000001000, bytes(24) + rows)
-    kernel.memory.put(0xFFFF888000002000, strings)
+    kernel.memory.put(SYMTAB, bytes(24) + rows)
+    kernel.memory.put(STRTAB, strings)
     kernel.memory.put_struct(
-        0xFFFF888000003000, "struct mod_kallsyms", symtab=0xFFFF888000001000,
-        num_symtab=1 + len(table), strtab=0xFFFF888000002000,
-    )  # fmt: skip
-    return 0xFFFF888000003000
+        KALLSYMS,
+        "struct mod_kallsyms",
+        symtab=SYMTAB,
+        num_symtab=1 + len(table),
+        strtab=STRTAB,
+    )
+    return KALLSYMS
 
 
 MODULE_SYMBOLS = {
@@ -360,6 +372,7 @@ MODULE_SYMBOLS = {
         pytest.param(MODULE + 0x180, False, "early+0x80 [mod]", id="undefined symbols are not"),
         pytest.param(MODULE + 0x200, False, "early+0x100 [mod]", id="after a call at the end"),
         pytest.param(MODULE + 0x200, True, "late+0x0 [mod]", id="the first of two names"),
+        pytest.param(MODULE + 0x1000, False, "late+0xe00 [mod]", id="after a call at text's end"),
         pytest.param(MODULE + 0x2010, False, "init_module+0x10 [mod]", id="init text"),
         pytest.param(MODULE + 0x80, False, f"{MODULE + 0x80:#x}", id="before the first symbol"),
         pytest.param(MODULE + 0x1110, False, "variable+0x10 [mod]", id="data"),
@@ -374,6 +387,40 @@ def test_module_code_is_named_from_the_modules_own_symbols(
     code = kernel.text().at(pc, exact)
     assert str(code) == shown
     assert code.module == "mod"
+
+
+@pytest.mark.parametrize(
+    ("members", "shown"),
+    [
+        pytest.param({}, "early+0x80 [mod]", id="sound"),
+        pytest.param({"symtab": 0xFFFF888000F00000}, None, id="table not in the dump"),
+        pytest.param({"strtab": 0xFFFF888000F00000}, None, id="names not in the dump"),
+        pytest.param({"num_symtab": 0}, None, id="no symbols"),
+        pytest.param({"num_symtab": 1000}, None, id="table longer than what the dump has of it"),
+        pytest.param(
+            {"num_symtab": 0xFFFFFFFF},
+            None,
+            id="a table of 96 GiB",
+        ),
+        pytest.param(
+            {"strtab": 0xFFFFFFFFFFFFFFF8},
+            None,
+            id="names beyond the end of memory",
+        ),
+    ],
+)
+def test_a_corrupt_symbol_table_of_a_module_gives_no_names(
+    members: dict[str, int], shown: str | None
+) -> None:
+    """The walk needs no names: it must go on without them."""
+    kernel = Kernel()
+    table = put_symbols(kernel, MODULE_SYMBOLS)
+    sound = {"symtab": SYMTAB, "num_symtab": 1 + len(MODULE_SYMBOLS), "strtab": STRTAB}
+    kernel.memory.put_struct(table, "struct mod_kallsyms", **{**sound, **members})
+    kernel.module(kallsyms=table)
+    code = kernel.text().at(MODULE + 0x180, exact=False)
+    assert code.kind is CodeKind.MODULE
+    assert str(code) == (shown or f"{MODULE + 0x180:#x}")
 
 
 @pytest.mark.parametrize("kallsyms", [0, 0xFFFF888000F00000], ids=["none", "unreadable"])
@@ -557,7 +604,18 @@ def test_a_modules_unwind_tables_are_known() -> None:
     kernel = Kernel()
     kernel.module(arch={"num_orcs": 7, "orc_unwind_ip": 0x1000, "orc_unwind": 0x2000})
     (module,) = kernel.modules()
+    assert len(module.regions) == 3
     assert (module.orc_ip, module.orc, module.orc_count) == (0x1000, 0x2000, 7)
+
+
+def test_what_lies_around_a_modules_parts_is_none() -> None:
+    """MOD_INVALID is -1 and MOD_MEM_NUM_TYPES 7: neither is an index. Before the array is the
+    module's name, here as long as can be, and behind it its architecture's members."""
+    kernel = Kernel()
+    kernel.module("m" * 55, mem=[{"base": MODULE, "size": 0x1000}], arch={"num_orcs": 7})
+    (module,) = kernel.modules()
+    assert module.name == "m" * 55
+    assert module.regions == (Region(MODULE, MODULE + 0x1000, text=True, init=False),)
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ class Facts:
         :raises drgn.FaultError: if the dump lacks the per-CPU variables.
         """
         prog, symbols = self._prog, self._symbols
-        base = prog.read_u64(symbols.required("__per_cpu_offset") + 8 * cpu)
+        base = prog.read_u64(symbols.required("__per_cpu_offset") + 8 * cpu & MASK)
         yield from self._irq_stack(base)
         exceptions = symbols.address("cea_exception_stacks")
         area = prog.read_u64(exceptions + base & MASK) if exceptions is not None else 0
