@@ -20,7 +20,7 @@ from drgn_reliable.model import DumpReport, KernelVerdict
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
 from drgn_reliable.render.table import write_facts, write_reasons
-from drgn_reliable.report import Scanner
+from drgn_reliable.report import Scanner, collector_paused
 from drgn_reliable.selection import ONLY, Filter, by_importance
 from drgn_reliable.tasks import Task
 
@@ -215,7 +215,8 @@ def run_scan(
         tasks = found.values()
     else:
         tasks = progress(tasks, kernel.expected_tasks())
-    reports = [report for report in scanner.reports(tasks) if passes(report)]
+    with collector_paused():
+        reports = [report for report in scanner.reports(tasks) if passes(report)]
     if args.format == "table":
         reports = by_importance(reports)
     report = scanner.dump_report(kernel.prog.core_dump_path or "", reports)

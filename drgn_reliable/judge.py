@@ -38,7 +38,7 @@ def kernel_answer(walk: Walk, *, running: bool, supported: bool) -> KernelAnswer
         return KernelAnswer(KernelVerdict.RUNNING, -errno.EBUSY, ())
     refusal = next((r for r in walk.reasons if CATALOGUE[r.id].kernel), None)
     if refusal is None and walk.end is not End.STOPPED:
-        return KernelAnswer(KernelVerdict.RELIABLE, 0, _entries(walk))
+        return KernelAnswer(KernelVerdict.RELIABLE, 0, walk.entries())
     unreadable = refusal is not None and refusal.id == "memory-unreadable"
     number = errno.EFAULT if unreadable else errno.EINVAL
     return KernelAnswer(KernelVerdict.UNRELIABLE, -number, ())
@@ -56,8 +56,4 @@ def proof_answer(walk: Walk) -> ProofAnswer:
             verdict = ProofVerdict.UNDECIDED
         if effect is Effect.ENDS:
             break
-    return ProofAnswer(verdict, _entries(walk))
-
-
-def _entries(walk: Walk) -> tuple[int, ...]:
-    return tuple([frame.code.pc for frame in walk.frames])
+    return ProofAnswer(verdict, walk.entries())

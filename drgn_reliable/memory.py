@@ -250,6 +250,10 @@ class StackMemory:
         self._data = bytes(data)
         self._holes = tuple(holes)
 
+    def readable(self) -> tuple[int, bytes]:
+        """Where the part that was read begins, and its bytes: none if a page of it lacks."""
+        return self._start, b"" if self._holes else self._data
+
     def contains(self, address: int, size: int) -> bool:
         """Whether an object of ``size`` bytes lies wholly within the stack's bounds."""
         return self.low <= address and address + size <= self.high

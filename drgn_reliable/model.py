@@ -135,6 +135,13 @@ class Walk:
     reasons: list[Reason] = field(default_factory=list)
     """In the order in which they were met; see :mod:`drgn_reliable.judge`."""
     end: End = End.STOPPED
+    _entries: tuple[int, ...] | None = None
+
+    def entries(self) -> tuple[int, ...]:
+        """The program counters of the frames, of a walk that is finished."""
+        if self._entries is None:
+            self._entries = tuple([frame.code.pc for frame in self.frames])
+        return self._entries
 
     def note(
         self, id: str, detail: str, *, pc: int | None, sp: int | None, value: int | None = None

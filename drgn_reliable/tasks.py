@@ -121,6 +121,7 @@ class TaskList:
             "pid": "pid",
             "tgid": "tgid",
             "thread_node": "thread_node.next",
+            "thread_before": "thread_node.prev",
             "comm": "comm",
             "signal": "signal",
             "ret_stack": "ret_stack",
@@ -134,7 +135,7 @@ class TaskList:
         self._fields = self._layout.reader(
             "pid", "tgid", "cpu", "comm", "state", "exit_state", "on_cpu", "stack", "references",
             "saved_sp", "ret_stack", "ret_stack_used", "return_hooks", "flags", "signal", "tasks",
-            "thread_node",
+            "thread_node", "thread_before",
         )  # fmt: skip
         self._following: dict[int, int] = {}
         """Successors of the list nodes in the task structures that were read."""
@@ -159,10 +160,14 @@ class TaskList:
         data = self._prog.read(address + layout.start & MASK, layout.size)
         (
             pid, tgid, cpu, comm, state, exit_state, on_cpu, stack, references,
-            saved_sp, ret_stack, ret_stack_used, hooks, flags, signal, tasks, thread_node,
+            saved_sp, ret_stack, ret_stack_used, hooks, flags, signal, tasks, thread_node, before,
         ) = self._fields(data)  # fmt: skip
         self._following[address + layout.offsets["tasks"]] = tasks
-        self._following[address + layout.offsets["thread_node"]] = thread_node
+        node = address + layout.offsets["thread_node"]
+        self._following[node] = thread_node
+        if before and before == thread_node:
+            # Alone in its list, so the head leads to it.
+            self._following[before] = node
         kind = TaskKind.KTHREAD if flags & _PF_KTHREAD else TaskKind.USER
         task = Task(
             address,

@@ -9,7 +9,8 @@ from collections import Counter
 import drgn
 import pytest
 
-from drgn_reliable import CATALOGUE, KernelVerdict, ProofVerdict
+from drgn_reliable import CATALOGUE, Kernel, KernelVerdict, ProofVerdict, Scanner, open_dump
+from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.model import CodeKind, FoundBy
 from tests.conftest import Scanned
 from tests.dumps import VMCORES, Recorded
@@ -63,6 +64,13 @@ def test_a_damaged_stack_is_not_called_reliable(scanned: Scanned) -> None:
     for report in damaged:
         assert report.kernel.verdict is KernelVerdict.UNRELIABLE
         assert report.proof.verdict is ProofVerdict.REFUTED
+
+
+def test_the_fast_path_changes_nothing(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step by step, without skipping plain frames, every report is the same."""
+    monkeypatch.setattr(OrcUnwinder, "skip_plain", lambda *args: None)
+    scanner = Scanner(Kernel(open_dump(str(scanned.dump.path))))
+    assert tuple(scanner.reports(scanner.kernel.tasks)) == scanned.reports
 
 
 def test_nothing_kept_the_scan_from_seeing_everything(scanned: Scanned) -> None:

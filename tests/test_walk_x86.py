@@ -668,11 +668,14 @@ def functions(walk: Any) -> list[str | None]:
     return [frame.code.symbol for frame in walk.frames]
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["", "once more, by what was learnt"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.claim)
-def test_stack(case: Case) -> None:
+def test_stack(case: Case, again: bool) -> None:
     """Frames, both verdicts and the reasons of one stack."""
     kernel = Kernel(case.words, **case.setup)
     task = kernel.task(**case.task)
+    if again:
+        walk_task(kernel.unwinder, task, proving=True)
     walk = walk_task(kernel.unwinder, task)
     proof = walk_task(kernel.unwinder, task, proving=True)
     answer = kernel_answer(walk, running=task.on_cpu, supported=True)

@@ -27,14 +27,16 @@ def ours(dump: str, symbols: str | None) -> Figures:
     """Scan all tasks, names of frames included."""
     start = time.perf_counter()
     from drgn_reliable import Kernel, Scanner, open_dump
+    from drgn_reliable.report import collector_paused
 
     imported = time.perf_counter()
     kernel = Kernel(open_dump(dump, symbols))
     opened = time.perf_counter()
-    reports = [
-        (report, [str(frame.code) for frame in report.frames])
-        for report in Scanner(kernel).reports(kernel.tasks)
-    ]
+    with collector_paused():
+        reports = [
+            (report, [str(frame.code) for frame in report.frames])
+            for report in Scanner(kernel).reports(kernel.tasks)
+        ]
     done = time.perf_counter()
     return {
         "tasks": len(reports),

@@ -6,7 +6,7 @@ arch/x86/kernel/unwind_orc.c does, from 5.14 to 7.3. Where releases differ, a pr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from drgn import FaultError, Program
 
@@ -20,15 +20,16 @@ from drgn_reliable.arch.x86_64 import (
     direct_call_target,
 )
 from drgn_reliable.arch.x86_ends import Ends
+from drgn_reliable.arch.x86_plain import PlainFrames
+from drgn_reliable.arch.x86_state import OrcState
 from drgn_reliable.errors import UnsupportedKernel
 from drgn_reliable.memory import MASK, StackMemory
 from drgn_reliable.model import CodeKind, End, FoundBy, Walk
-from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
+from drgn_reliable.returns import FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.orc import FRAME_POINTER_RULE, Base, OrcTables, Rule, Shape
 from drgn_reliable.tasks import Task
 from drgn_reliable.text import Text, lookup_address
-from drgn_reliable.walk import State
 
 __all__ = ("OrcState", "OrcUnwinder")
 
@@ -59,47 +60,6 @@ FRAME_POINTER_SAMPLE = ("do_exit", "do_nanosleep", "kthread", "vfs_read", "worke
 """C functions whose unwind data show whether the kernel was built with frame pointers."""
 SAMPLE_OFFSET = 0x60
 """Bytes into each: past its prologue."""
-
-
-class OrcState(State):
-    """The registers that the ORC unwinder follows, and where it may read."""
-
-    __slots__ = (
-        "task",
-        "bp",
-        "regs",
-        "full_regs",
-        "previous_regs",
-        "stack",
-        "stacks",
-        "visited",
-        "cursor",
-    )
-
-    def __init__(self, task: Task, stack: StackMemory, proving: bool) -> None:
-        self.task = task
-        self.proving = proving
-        self.pc = self.sp = self.bp = 0
-        self.exact = self.done = False
-        self.end = End.STOPPED
-        self.found_by = FoundBy.SWITCH_FRAME
-        self.regs: StackRegisters | CpuRegisters | None = None
-        """The exception's registers that gave this frame; None if a call gave it."""
-        self.full_regs = False
-        self.previous_regs: StackRegisters | CpuRegisters | None = None
-        self.stack = stack
-        self.stacks: Sequence[Range] = ()
-        """Stacks that the walk may pass to: none for a task that is not running."""
-        self.visited = {stack.name}
-        self.cursor = Cursor()
-
-    def register(self, name: str) -> int | None:
-        """A register of the interrupted context, if one is known (``get_reg()``)."""
-        if self.regs and self.full_regs:
-            return self.regs.get(name)
-        if self.regs and self.previous_regs:
-            return self.previous_regs.get(name)
-        return None
 
 
 class OrcUnwinder:
@@ -137,6 +97,7 @@ class OrcUnwinder:
         self.name = orc.format.name
         self._ends = Ends(prog, facts, text)
         self._rules: dict[tuple[int, bool], Rule | None] = {}
+        self._plain = PlainFrames(text, {graph.trampoline, probes.trampoline})
 
     @classmethod
     def of_kernel(
@@ -248,6 +209,10 @@ class OrcUnwinder:
             walk.note("exception-frame-pointer", detail, pc=state.pc, sp=state.sp)
         return False
 
+    def skip_plain(self, state: OrcState, walk: Walk, limit: int) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        self._plain.skip(state, walk, limit)
+
     def step(self, state: OrcState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         key = (state.pc, state.exact)
@@ -259,6 +224,8 @@ class OrcUnwinder:
             except FaultError as e:
                 self._stop_unreadable(state, walk, e.address)
                 return
+            if rule:
+                self._plain.learn(rule, state)
         found_by = _ORC
         if rule is None:
             self._note_missing(state, walk)
