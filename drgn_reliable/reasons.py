@@ -74,7 +74,7 @@ _ROWS = (
         "no-crash-registers",
         "2",
         "Running on a CPU whose registers the dump lacks",
-        "(none: the dump)",
+        "the dump",
         False,
         Effect.LEAVES_OPEN,
         "Take the dump with kdump or with QEMU's dump-guest-memory, which save the registers "
@@ -84,7 +84,7 @@ _ROWS = (
         "memory-unreadable",
         "2",
         "The dump lacks memory that the walk needs",
-        "(none: the kernel read it)",
+        "the dump (the kernel could read it: errno is -14)",
         True,
         Effect.LEAVES_OPEN,
         "The page was excluded, lost or never mapped. Take the dump with a lower makedumpfile "
@@ -133,7 +133,7 @@ _ROWS = (
         "stack-order",
         "2",
         "The walk left a stack for one that cannot have been interrupted by it",
-        "(none: no order is enforced)",
+        "nobody in the kernel, which enforces no order",
         False,
         Effect.REFUTES,
         "A link between stacks is corrupt.",
@@ -181,7 +181,7 @@ _ROWS = (
         "stack-end-overwritten",
         "2",
         "The magic word at the end of the stack is gone",
-        "(none: schedule() looks with CONFIG_SCHED_STACK_END_CHECK)",
+        "nobody (schedule() with CONFIG_SCHED_STACK_END_CHECK)",
         False,
         Effect.LEAVES_OPEN,
         "The stack has overflowed at some time; what lies next to it in memory may be damaged.",
@@ -190,7 +190,7 @@ _ROWS = (
         "no-call-before",
         "2",
         "A return address does not follow a call instruction",
-        "(none: no unwinder looks)",
+        "nobody: no unwinder looks",
         False,
         Effect.LEAVES_OPEN,
         "A stale word taken for a return address, or the calling instruction was patched while "
@@ -285,7 +285,7 @@ _ROWS = (
         "caller-searched",
         "4.2",
         "A running CPU's caller was searched for on the stack",
-        "(none: the kernel does not ask for running tasks)",
+        "nobody: the kernel does not ask for running tasks",
         False,
         Effect.ENDS,
         "The function has no unwind data (a panicking kernel saves its registers in one). The "
