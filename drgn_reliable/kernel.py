@@ -76,6 +76,8 @@ def open_dump(path: str, symbols: str | None = None) -> Program:
         raise DumpError(f"{path}: may not be read ({e.strerror})") from e
     except Exception as e:
         raise DumpError(f"{path}: not a kernel dump that drgn can open ({e})") from e
+    if prog.flags & ProgramFlags.IS_LIVE:
+        raise DumpError(f"{path}: the running kernel; it changes while it is read, take a dump")
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise DumpError(
             f"{path}: an ELF core without VMCOREINFO: not a Linux kernel dump, or one taken "

@@ -157,7 +157,7 @@ def write_reasons(kinds: Iterable[ReasonKind], out: TextIO, details: bool) -> No
     for k in kinds:
         kernel = "accepts the trace (advisory)" if k.advisory else "refuses the trace"
         out.write(f"{k.id} (section {k.section})\n  {k.title}.\n")
-        effect = f"the proof is {proof[k.proof]}" if k.proof is not Effect.NONE else "no obstacle"
+        effect = proof[k.proof] if k.proof is not Effect.NONE else "not touched"
         out.write(f"  Kernel: {kernel}; decided by {k.decided_by}. Proof: {effect}.\n")
         out.write(f"  {k.remedy}\n\n")
 
