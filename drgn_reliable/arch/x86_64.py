@@ -225,7 +225,8 @@ class Facts:
             code = self._prog.read(start, 0x300)
         except FaultError:
             return assembly
-        return assembly if _refers_to(code, start, assembly) else function
+        only_function = _refers_to(code, start, function) and not _refers_to(code, start, assembly)
+        return function if only_function else assembly
 
     def task_stack(self, stack: int) -> Range:
         """Bounds of the task stack at an address."""
