@@ -3,7 +3,7 @@
 
 The Python API, on any :class:`drgn.Program` of a Linux kernel::
 
-    from drgn_reliable import open_dump, scan
+    from drgn_reliable import KernelVerdict, open_dump, scan
 
     report = scan(open_dump("vmcore"))
     for task in report.tasks:
@@ -30,7 +30,7 @@ from drgn_reliable.model import (
     TaskReport,
 )
 from drgn_reliable.reasons import CATALOGUE
-from drgn_reliable.report import Scanner, scan, walk
+from drgn_reliable.report import Scanner, scan, scan_task
 from drgn_reliable.version import VERSION
 
 __version__ = VERSION
@@ -54,5 +54,5 @@ __all__ = (
     "UsageError",
     "open_dump",
     "scan",
-    "walk",
+    "scan_task",
 )

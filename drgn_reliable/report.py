@@ -16,7 +16,7 @@ from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.tasks import Task
 from drgn_reliable.walk import walk_task
 
-__all__ = ("Scanner", "collector_paused", "merged_reasons", "scan", "walk")
+__all__ = ("Scanner", "collector_paused", "merged_reasons", "scan", "scan_task")
 
 
 class Scanner:
@@ -112,7 +112,7 @@ def scan(prog: Program, progress: Callable[[Iterable[Task]], Iterable[Task]] = i
     return scanner.dump_report(prog.core_dump_path or "", reports)
 
 
-def walk(task: Object) -> TaskReport:
+def scan_task(task: Object) -> TaskReport:
     """Report on one task.
 
     :param task: ``struct task_struct *`` of any drgn program of a Linux kernel.
