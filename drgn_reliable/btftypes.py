@@ -232,6 +232,10 @@ class BtfTypes:
             self._being_made.add(key)
             try:
                 found = self._types[key] = self._make(blob, type_id)
+            except BtfError:
+                raise
+            except (ValueError, OverflowError) as e:
+                raise BtfError(f"BTF type {type_id} cannot be: {e}") from e
             finally:
                 self._being_made.discard(key)
         return found
@@ -289,9 +293,12 @@ class BtfTypes:
             if last and found.kind == TypeKind.ARRAY and found.length == 0:
                 # A flexible array: BTF writes [] and [0] alike, drgn takes [] at the end.
                 found = self._prog.array_type(found.type)
-            if record.bit_size:
-                return Object(self._prog, found, bit_field_size=record.bit_size)
-            return Object(self._prog, found)
+            try:
+                if record.bit_size:
+                    return Object(self._prog, found, bit_field_size=record.bit_size)
+                return Object(self._prog, found)
+            except ValueError as e:
+                raise BtfError(f"BTF member {record.name!r} cannot be: {e}") from e
 
         return TypeMember(resolve, record.name or None, record.bit_offset)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from drgn import FaultError, Program
 
 from drgn_reliable.generated import GeneratedText
+from drgn_reliable.memory import MASK
 from drgn_reliable.model import Code, CodeKind
 from drgn_reliable.modules import Module, ModuleList
 from drgn_reliable.symbols import Symbols
@@ -34,7 +35,7 @@ def lookup_address(pc: int, exact: bool) -> int:
     A return address may lie past the end of its function, after a call that never returns; the
     byte before belongs to the call. An interrupted instruction's address is taken as it is.
     """
-    return pc if exact else pc - 1 & 0xFFFFFFFFFFFFFFFF
+    return pc if exact else pc - 1 & MASK
 
 
 class Text:
@@ -156,6 +157,6 @@ class Text:
 
     def _follows_call(self, pc: int) -> bool | None:
         try:
-            return self._ends_call(self._prog.read(pc - LONGEST_CALL, LONGEST_CALL))
+            return self._ends_call(self._prog.read(pc - LONGEST_CALL & MASK, LONGEST_CALL))
         except FaultError:
             return None

@@ -18,6 +18,7 @@ from drgn_reliable import (
     TaskReport,
     open_dump,
 )
+from drgn_reliable.btf import Kind
 from tests.conftest import Scanned
 from tests.dumps import VMCORES
 
@@ -209,3 +210,26 @@ def test_a_cpu_number_of_nonsense(scanned_6_1: Scanned) -> None:
     assert others(reports, victim) == undamaged(scanned_6_1, victim)
     assert reports[victim.task].kernel.verdict is KernelVerdict.RUNNING
     assert "no-crash-registers" in [reason.id for reason in reports[victim.task].reasons]
+
+
+def test_a_module_that_claims_all_of_memory(scanned_6_1: Scanned, sleeper: TaskReport) -> None:
+    """2: a return address of 3 within a module whose text begins at 0 is no reason to stop."""
+    module = next(iter(scanned_6_1.kernel.modules))
+    type_ = scanned_6_1.kernel.prog.type("struct module")
+    base = words(module.address + drgn.offsetof(type_, "core_layout.base"), 0)
+    slot = words(sleeper.frames[1].sp - 8, 3)
+    report = scan(base, slot)[0][sleeper.task]
+    assert report.kernel.verdict is KernelVerdict.UNRELIABLE
+
+
+def test_a_type_that_cannot_be() -> None:
+    """A BTF record of nonsense that is needed makes the dump unusable, with one line."""
+    kernel = Kernel(damaged())
+    start = kernel.symbols.required("__start_BTF")
+    assert kernel._btf is not None
+    base = kernel._btf._base
+    header_size = kernel.prog.read_u32(start + 4)
+    (pid_t,) = base.find("int", Kind.INT)
+    place = start + header_size + 4 * (base._starts[pid_t - base.first_id] + 2)
+    with pytest.raises(MissingInformation, match="cannot be"):
+        Kernel(damaged(overwrite(place, struct.pack("<I", 0x77777777))))
