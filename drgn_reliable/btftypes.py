@@ -134,9 +134,17 @@ class BtfTypes:
         self.module_loader: Callable[[], Iterable[bytes]] | None = None
         """Gives the raw split BTF of the modules, when the first search goes beyond the
         kernel's own."""
+        self._modules: list[Btf] | None = None
 
-    @cached_property
-    def _modules(self) -> list[Btf]:
+    def _blobs(self) -> Iterator[Btf]:
+        """The kernel's own BTF first, then the modules'."""
+        yield self._base
+        if self._modules is None:
+            self._modules = []  # The loader itself may look for types: only the kernel's own.
+            self._modules = self._load_modules()
+        yield from self._modules
+
+    def _load_modules(self) -> list[Btf]:
         little = self._base.little_endian
         found = []
         for data in self.module_loader() if self.module_loader else ():
@@ -145,11 +153,6 @@ class BtfTypes:
             except BtfError:
                 continue  # A module without usable types hides nobody else's.
         return found
-
-    def _blobs(self) -> Iterator[Btf]:
-        """The kernel's own BTF first, then the modules'."""
-        yield self._base
-        yield from self._modules
 
     # The two callbacks -------------------------------------------------------------------
 

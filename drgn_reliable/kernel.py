@@ -132,8 +132,8 @@ class Kernel:
         self.release = self.vmcoreinfo.get("OSRELEASE", "unknown")
         self.symbols = Symbols(prog)
         self._register_symbols()
-        self.types = self._provide_types()
         self.problems: list[str] = []
+        self.types = self._provide_types()
         try:
             self._assemble(cpu_registers)
         except LookupError as e:
@@ -172,7 +172,6 @@ class Kernel:
             self.probes,
             self.cpu_registers,
         )
-        self._add_module_types()
 
     @property
     def supports_reliable(self) -> bool:
@@ -210,18 +209,15 @@ class Kernel:
 
     def _provide_types(self) -> str:
         """Use the program's types if it has the kernel's, or else BTF; says which."""
-        self._btf: BtfTypes | None = None
         try:
             self.prog.type("struct task_struct")
         except LookupError:
-            self._btf = self._register_btf()
-            return "BTF in the dump"
+            self._register_btf()
         if _FINDER in self.prog.registered_type_finders():
-            self._btf = self.prog.cache.get(_FINDER + ".btf")
             return "BTF in the dump"
         return f"debug information ({_debug_file(self.prog) or 'of the program'})"
 
-    def _register_btf(self) -> BtfTypes:
+    def _register_btf(self) -> None:
         start, stop = self.symbols.address("__start_BTF"), self.symbols.address("__stop_BTF")
         if start is None or stop is None:
             raise MissingInformation(
@@ -242,16 +238,9 @@ class Kernel:
                 "vmlinux with --symbols"
             ) from e
         types = BtfTypes(self.prog, base, self.symbols.address)
+        types.module_loader = self._module_btfs
         self.prog.register_type_finder(_FINDER, types.find_type, enable_index=-1)
         self.prog.register_object_finder(_FINDER, types.find_object, enable_index=-1)
-        self.prog.cache[_FINDER + ".btf"] = types
-        return types
-
-    def _add_module_types(self) -> None:
-        """Hand the places of the modules' split BTF to the type finder, which reads them when a
-        type is not the kernel's own."""
-        if self._btf is not None and not self._btf.module_loader:
-            self._btf.module_loader = self._module_btfs
 
     def _module_btfs(self) -> list[bytes]:
         """The raw split BTF of each module. The module's own copy is freed once it is loaded;
@@ -259,15 +248,15 @@ class Kernel:
         head = self.symbols.address("btf_modules")
         if head is None:
             return []
-        entry = Layout(self.prog.type("struct btf_module"), {"list": "list.next", "btf": "btf"})
-        blob = Layout(self.prog.type("struct btf"), {"data": "data", "size": "data_size"})
         found = []
         try:
+            entry = Layout(self.prog.type("struct btf_module"), {"list": "list.next", "btf": "btf"})
+            blob = Layout(self.prog.type("struct btf"), {"data": "data", "size": "data_size"})
             for node in container_nodes(self.prog, head, entry.offsets["list"], 1 << 16):
                 btf = entry.read(self.prog, node)["btf"]
                 where = blob.read(self.prog, btf)
                 found.append(self.prog.read(where["data"], where["size"]))
-        except (BrokenList, FaultError) as e:
+        except (BrokenList, FaultError, LookupError) as e:
             self.problems.append(f"BTF of modules: {e}")
         return found
 

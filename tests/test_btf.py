@@ -406,6 +406,23 @@ def program(
     return prog
 
 
+def test_a_loader_of_modules_may_look_for_types_itself() -> None:
+    """While the modules are being loaded, only the kernel's own types are searched: a loader that
+    lacks a type gets LookupError, not an endless search."""
+    asked: list[str] = []
+
+    def modules() -> list[bytes]:
+        with pytest.raises(LookupError):
+            prog.type("struct btf_module")
+        asked.append("modules")
+        return []
+
+    prog = program(with_int(), modules=modules)
+    with pytest.raises(LookupError):
+        prog.type("struct nowhere")
+    assert asked == ["modules"]
+
+
 def c_types() -> Blob:
     """``struct all`` with a member of each kind of type."""
     blob = Blob()

@@ -18,7 +18,7 @@ from drgn_reliable import (
     TaskReport,
     open_dump,
 )
-from drgn_reliable.btf import Kind
+from drgn_reliable.btf import Btf, Kind
 from tests.conftest import Scanned
 from tests.dumps import VMCORES
 
@@ -225,9 +225,8 @@ def test_a_module_that_claims_all_of_memory(scanned_6_1: Scanned, sleeper: TaskR
 def test_a_type_that_cannot_be() -> None:
     """A BTF record of nonsense that is needed makes the dump unusable, with one line."""
     kernel = Kernel(damaged())
-    start = kernel.symbols.required("__start_BTF")
-    assert kernel._btf is not None
-    base = kernel._btf._base
+    start, stop = map(kernel.symbols.required, ("__start_BTF", "__stop_BTF"))
+    base = Btf(kernel.prog.read(start, stop - start))
     header_size = kernel.prog.read_u32(start + 4)
     (pid_t,) = base.find("int", Kind.INT)
     place = start + header_size + 4 * (base._starts[pid_t - base.first_id] + 2)
