@@ -94,8 +94,7 @@ def write_capsule(
     recorder = _Recorder(kernel.prog, vmcoreinfo, page_size)
     recorded = Kernel(recorder.program, cpu_registers=kernel.cpu_registers)
     scanner = Scanner(recorded)
-    reports = list(scanner.reports(progress(recorded.tasks)))
-    report = scanner.dump_report("", reports)
+    report = scanner.dump_report("", scanner.reports(progress(recorded.tasks)))
     _touch_more(recorded, report)
     folder, name = os.path.split(output)
     with tempfile.TemporaryDirectory(prefix=".drgn-reliable-", dir=folder or ".") as workplace:

@@ -21,7 +21,7 @@ from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
 from drgn_reliable.render.table import write_facts, write_reasons
 from drgn_reliable.report import Scanner, collector_paused
-from drgn_reliable.selection import ONLY, Filter, by_importance
+from drgn_reliable.selection import ONLY, Filter, by_importance, check_reasons
 from drgn_reliable.tasks import Task
 
 __all__ = (
@@ -237,9 +237,7 @@ def run_reasons(args: argparse.Namespace, out: TextIO) -> list[ReasonKind]:
 
     :raises UsageError: for an identifier that is not in the catalogue.
     """
-    for id in args.id:
-        if id not in CATALOGUE:
-            raise UsageError(f"reason {id!r} is not in the catalogue; `reasons` lists it")
+    check_reasons(args.id)
     kinds = [
         kind
         for kind in CATALOGUE.values()

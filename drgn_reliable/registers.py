@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from drgn import FaultError, Object, Program
+from drgn import FaultError, Object, Program, sizeof
 
 from drgn_reliable.dumpfile import NT_PRSTATUS, DumpFormatError, iter_notes, read_notes
 from drgn_reliable.memory import MASK, byte_order, member_offset
@@ -20,11 +20,6 @@ from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task, cpus_in_mask
 
 __all__ = ("CrashRegisters",)
-
-_NOTE_HEADER = 12
-_NAME = b"CORE\0\0\0\0"
-_NOTE_LIMIT = 4096
-"""Bytes: no architecture's PRSTATUS is larger."""
 
 
 class CrashRegisters:
@@ -71,17 +66,12 @@ class CrashRegisters:
         if notes is None or offsets is None:
             return None
         try:
-            place = (
-                self._prog.read_u64(notes) + self._prog.read_u64(offsets + 8 * cpu & MASK) & MASK
-            )
-            header = self._prog.read(place, _NOTE_HEADER + len(_NAME))
-            name_size, size, kind = struct.unpack_from(self._order + "III", header)
-            if (name_size, kind) != (5, NT_PRSTATUS) or header[_NOTE_HEADER:] != _NAME:
-                return None
-            status: bytes = self._prog.read(place + len(header), min(size, _NOTE_LIMIT))
-        except FaultError:
+            size = sizeof(self._prog.type("note_buf_t"))
+            base = self._prog.read_u64(offsets + 8 * cpu & MASK)
+            buffer = self._prog.read(self._prog.read_u64(notes) + base & MASK, size)
+            return next(self._statuses(buffer), None)
+        except (FaultError, DumpFormatError, LookupError):
             return None
-        return status
 
     @cached_property
     def _file_notes(self) -> dict[int, bytes]:

@@ -11,12 +11,24 @@ from drgn_reliable.errors import UsageError
 from drgn_reliable.model import KernelVerdict, ProofVerdict, TaskKind, TaskReport
 from drgn_reliable.reasons import CATALOGUE
 
-__all__ = ("ONLY", "Filter", "by_importance", "group_stacks", "summary_counts")
+__all__ = ("ONLY", "Filter", "by_importance", "check_reasons", "group_stacks", "summary_counts")
 
 ONLY: dict[str, type[KernelVerdict] | type[ProofVerdict] | type[TaskKind]] = {
     member.value: enum for enum in (KernelVerdict, ProofVerdict, TaskKind) for member in enum
 }
 """Words that a report can be filtered by, and the enumeration each belongs to."""
+
+
+def check_reasons(ids: Iterable[str]) -> None:
+    """See that reasons are in the catalogue.
+
+    :raises UsageError: for the first that is not.
+    """
+    for id in ids:
+        if id not in CATALOGUE:
+            raise UsageError(
+                f"reason {id!r} is not in the catalogue; `drgn-reliable reasons` lists it"
+            )
 
 
 @dataclass(frozen=True)
@@ -36,11 +48,7 @@ class Filter:
         for word in self.only:
             if word not in ONLY:
                 raise UsageError(f"{word!r} is no verdict or kind; choose from {', '.join(ONLY)}")
-        for reason in self.reasons:
-            if reason not in CATALOGUE:
-                raise UsageError(
-                    f"reason {reason!r} is not in the catalogue; `drgn-reliable reasons` lists it"
-                )
+        check_reasons(self.reasons)
         for enum in dict.fromkeys(ONLY.values()):
             words = {word for word in self.only if ONLY[word] is enum}
             if words:

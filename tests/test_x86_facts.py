@@ -170,6 +170,7 @@ def prstatus(ip: int) -> bytes:
 
 
 def crash_registers(dump: Dump) -> CrashRegisters:
+    dump.types.typedef("note_buf_t", "unsigned int [100]")
     dump.types.struct("elf_prstatus", common="char [112]", pr_reg="unsigned long [27]")
     return CrashRegisters(dump.memory.prog, dump.symbols, OFFSET, REGISTERS)  # type: ignore[arg-type]
 
@@ -184,7 +185,7 @@ def test_a_crashing_kernel_saved_its_registers_itself(running: Task) -> None:
     """crash_notes points to a per-CPU note."""
     dump = Dump(crash_notes=0xFFFFFFFF82320000)
     dump.memory.put_words(0xFFFFFFFF82320000, 0x4000)
-    dump.memory.put(PERCPU + 0x4000, pack_note("CORE", 1, prstatus(0xABC)))
+    dump.memory.put(PERCPU + 0x4000, pack_note("CORE", 1, prstatus(0xABC)).ljust(400, b"\0"))
     found = crash_registers(dump)(running)
     assert found is not None
     assert (found["ip"], found["sp"], found["bp"], found["cs"]) == (0xABC, 119, 104, 117)
@@ -194,8 +195,8 @@ def test_a_crashing_kernel_saved_its_registers_itself(running: Task) -> None:
     "note",
     [
         pytest.param(bytes(400), id="nothing was saved"),
-        pytest.param(pack_note("LINUX", 1, prstatus(1)), id="another owner"),
-        pytest.param(pack_note("CORE", 3, prstatus(1)), id="another kind"),
+        pytest.param(pack_note("LINUX", 1, prstatus(1)).ljust(400, b"\0"), id="another owner"),
+        pytest.param(pack_note("CORE", 3, prstatus(1)).ljust(400, b"\0"), id="another kind"),
     ],
 )
 def test_a_note_that_is_none(note: bytes) -> None:

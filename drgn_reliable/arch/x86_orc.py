@@ -31,7 +31,7 @@ from drgn_reliable.tables.orc import FRAME_POINTER_RULE, Base, OrcTables, Rule, 
 from drgn_reliable.tasks import Task
 from drgn_reliable.text import Text, lookup_address
 
-__all__ = ("OrcState", "OrcUnwinder")
+__all__ = ("OrcUnwinder",)
 
 REGISTER_OF_BASE = {
     Base.AX: "ax",
