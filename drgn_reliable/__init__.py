@@ -19,7 +19,7 @@ from drgn_reliable.errors import (
     UnsupportedKernel,
     UsageError,
 )
-from drgn_reliable.kernel import Kernel, open_dump
+from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import (
     DumpReport,
     Frame,
@@ -29,6 +29,7 @@ from drgn_reliable.model import (
     TaskKind,
     TaskReport,
 )
+from drgn_reliable.opening import open_dump
 from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.report import Scanner, scan, scan_task
 from drgn_reliable.version import VERSION

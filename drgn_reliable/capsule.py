@@ -19,21 +19,21 @@ from dataclasses import dataclass, replace
 from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.pid import for_each_task
 
-from drgn_reliable.dumpfile import NT_PRSTATUS, Uts, drop_notes, iter_notes, read_notes
 from drgn_reliable.errors import DumpError
 from drgn_reliable.facts import kernel_facts
-from drgn_reliable.kdumpfile import write_kdump
-from drgn_reliable.kernel import Kernel, open_dump
+from drgn_reliable.files.kdump import Uts
+from drgn_reliable.files.kdumpwriter import write_kdump
+from drgn_reliable.files.notes import NT_PRSTATUS, drop_notes, iter_notes
+from drgn_reliable.kernel import Kernel
 from drgn_reliable.memory import member_offset
 from drgn_reliable.model import DumpReport
+from drgn_reliable.opening import open_dump, opened_dump, physical_program
 from drgn_reliable.render.machine import write_json
 from drgn_reliable.report import Scanner
 from drgn_reliable.tasks import Task
 
 __all__ = ("CapsuleSummary", "write_capsule")
 
-_PHYSICAL_LIMIT = 1 << 52
-"""One past the highest physical address of any architecture here."""
 _UTS_FIELDS = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
 Progress = Callable[[Iterable[Task]], Iterable[Task]]
@@ -57,9 +57,7 @@ class _Recorder:
         self._original = original
         self._page_size = page_size
         self.pages: set[int] = set()
-        self.program = Program(original.platform)
-        self.program.add_memory_segment(0, _PHYSICAL_LIMIT, self._read, physical=True)
-        self.program.set_linux_kernel_custom(vmcoreinfo, False)
+        self.program = physical_program(original.platform, self._read, vmcoreinfo)
 
     def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
         data: bytes = self._original.read(address, count, physical=True)
@@ -81,14 +79,16 @@ def write_capsule(
 ) -> CapsuleSummary:
     """Write the capsule of a dump.
 
-    :param symbols: as for :func:`drgn_reliable.kernel.open_dump`, for the analysis.
+    :param symbols: as for :func:`drgn_reliable.opening.open_dump`, for the analysis.
     :param progress: wraps the tasks as they are walked.
     :raises DumpError: if the dump cannot be analysed, or if the capsule would not give the same
         report.
     :raises OSError: if the file cannot be written; nothing is left of it then.
     """
     kernel = Kernel(open_dump(path, symbols))
-    notes = drop_notes(read_notes(path), "QEMU")
+    original = opened_dump(kernel.prog)
+    assert original is not None
+    notes = drop_notes(original.notes, "QEMU")
     vmcoreinfo = kernel.prog["VMCOREINFO"].string_().decode()
     page_size = int(kernel.vmcoreinfo["PAGESIZE"])
     recorder = _Recorder(kernel.prog, vmcoreinfo, page_size)

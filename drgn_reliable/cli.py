@@ -8,8 +8,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TextIO
+from contextlib import AbstractContextManager, contextmanager
+from typing import BinaryIO, TextIO, cast
 
 import shtab
 from drgn import FaultError
@@ -29,7 +29,8 @@ from drgn_reliable.commands import (
     run_scan,
 )
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
-from drgn_reliable.kernel import Kernel, open_dump
+from drgn_reliable.kernel import Kernel
+from drgn_reliable.opening import open_dump
 from drgn_reliable.tasks import Task
 
 __all__ = ("main", "make_parser")
@@ -101,7 +102,9 @@ def _add(
 
 def _add_dump(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "dump", metavar="DUMP", help="a vmcore: ELF or kdump-compressed"
+        "dump",
+        metavar="DUMP",
+        help="a vmcore: ELF or kdump-compressed; flattened or not; also as .gz, .xz, .zst, .bz2",
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     parser.add_argument(
         "--symbols",
@@ -142,7 +145,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.command == CAPSULE.name:
         return _capsule(args)
-    kernel = Kernel(open_dump(args.dump, args.symbols))
+    kernel = Kernel(open_dump(args.dump, args.symbols, _watch))
     if args.command == INFO.name:
         run_info(kernel, args, sys.stdout)
         sys.stdout.flush()
@@ -165,6 +168,12 @@ def _capsule(args: argparse.Namespace) -> int:
         "kernel stacks in it can hold secrets"
     )
     return 0
+
+
+def _watch(file: BinaryIO, size: int, what: str) -> AbstractContextManager[BinaryIO]:
+    """A bar for a file that is read from start to end."""
+    bar = tqdm.wrapattr(file, "read", total=size, desc=what, leave=False, delay=1, disable=None)
+    return cast(AbstractContextManager[BinaryIO], bar)
 
 
 def _progress(tasks: Iterable[Task], total: int) -> Iterable[Task]:

@@ -219,7 +219,7 @@ def run_scan(
         reports = [report for report in scanner.reports(tasks) if passes(report)]
     if args.format == "table":
         reports = by_importance(reports)
-    report = scanner.dump_report(kernel.prog.core_dump_path or "", reports)
+    report = scanner.dump_report(kernel.path, reports)
     render(report, args.format, Style(args.verbose, args.group), out)
     return report
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from drgn_reliable.kernel import Kernel
+from drgn_reliable.opening import opened_dump
 from drgn_reliable.walk import ENTRY_LIMIT
 
 __all__ = ("kernel_facts",)
@@ -14,10 +15,12 @@ __all__ = ("kernel_facts",)
 def kernel_facts(kernel: Kernel) -> dict[str, Any]:
     """The facts by name, in the order in which a person wants them; values are strings, numbers,
     booleans or lists of strings."""
+    dump = opened_dump(kernel.prog)
     modules = list(kernel.modules)
     symbols = kernel.symbols
     return {
-        "dump": kernel.prog.core_dump_path or "",
+        "dump": kernel.path,
+        "stored": dump.stored if dump else "",
         "release": kernel.release,
         "build_id": kernel.vmcoreinfo.get("BUILD-ID", ""),
         "architecture": kernel.architecture,

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """One opened kernel: where its types and symbols come from, and what it can do.
 
-:func:`open_dump` makes a drgn program of a file; :class:`Kernel` takes any drgn program of a
-Linux kernel (a dump, ``/proc/kcore``, the one of drgn's shell) and adds what the program lacks:
-types from BTF if there is no debug information, symbols from kallsyms.
+:class:`Kernel` takes any drgn program of a Linux kernel (a dump, ``/proc/kcore``, the one of
+drgn's shell) and adds what the program lacks: types from BTF if there is no debug information,
+symbols from kallsyms.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 
@@ -16,14 +15,13 @@ from drgn import (
     Architecture,
     FaultError,
     Program,
-    ProgramFlags,
 )
 
 from drgn_reliable.arch.x86_64 import REGISTERS, SAVED_SP, STARTUP, Facts, ends_call
 from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.btf import Btf, BtfError
 from drgn_reliable.btftypes import BtfTypes
-from drgn_reliable.errors import DumpError, MissingInformation, UnsupportedKernel, UsageError
+from drgn_reliable.errors import DumpError, MissingInformation, UnsupportedKernel
 from drgn_reliable.generated import GeneratedText
 from drgn_reliable.memory import (
     BrokenList,
@@ -32,13 +30,14 @@ from drgn_reliable.memory import (
     container_nodes,
 )
 from drgn_reliable.modules import ModuleList
+from drgn_reliable.opening import opened_dump
 from drgn_reliable.registers import CrashRegisters
 from drgn_reliable.returns import FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task, TaskList
 from drgn_reliable.text import Text
 
-__all__ = ("Kernel", "open_dump")
+__all__ = ("Kernel",)
 
 _FINDER = "drgn_reliable"
 """Name under which the finders are registered with drgn."""
@@ -55,53 +54,6 @@ ARCHITECTURE_NAMES = {
     Architecture.S390: "s390",
     Architecture.UNKNOWN: "unknown",
 }
-
-
-def open_dump(path: str, symbols: str | None = None) -> Program:
-    """Open a dump with drgn, and the kernel's debug information if it can be found.
-
-    Only drgn's standard directories are searched, never the network.
-
-    :param symbols: the dumped kernel's vmlinux or its debug file.
-    :raises DumpError: if the file is not a Linux kernel dump that drgn can open.
-    :raises UsageError: if the symbols cannot be used for this dump.
-    """
-    if not os.path.isfile(path):
-        what = "is not a file" if os.path.exists(path) else "does not exist"
-        raise DumpError(f"{path}: {what}; name a vmcore")
-    prog = Program()
-    try:
-        prog.set_core_dump(path)
-    except PermissionError as e:
-        raise DumpError(f"{path}: may not be read ({e.strerror})") from e
-    except Exception as e:
-        raise DumpError(f"{path}: not a kernel dump that drgn can open ({e})") from e
-    if prog.flags & ProgramFlags.IS_LIVE:
-        raise DumpError(f"{path}: the running kernel; it changes while it is read, take a dump")
-    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
-        raise DumpError(
-            f"{path}: an ELF core without VMCOREINFO: not a Linux kernel dump, or one taken "
-            "without it (QEMU: add -device vmcoreinfo and load qemu_fw_cfg in the guest)"
-        )
-    _find_debug_info(prog, symbols)
-    return prog
-
-
-def _find_debug_info(prog: Program, symbols: str | None) -> None:
-    """Give the kernel its debug information, if there is any: the dump's BTF serves as well."""
-    main, _ = next(prog.loaded_modules())
-    if symbols is None:
-        prog.set_enabled_debug_info_finders(["standard"])
-        prog.find_standard_debug_info([main])
-        return
-    if not os.path.isfile(symbols):
-        raise UsageError(f"--symbols {symbols}: no such file")
-    main.try_file(symbols)
-    if main.debug_file_path is None:
-        raise UsageError(
-            f"--symbols {symbols}: not the debug information of the dumped kernel, whose build "
-            f"ID is {main.build_id.hex() if main.build_id else 'unknown'}"
-        )
 
 
 def _debug_file(prog: Program) -> str | None:
@@ -132,7 +84,9 @@ class Kernel:
         self.release = self.vmcoreinfo.get("OSRELEASE", "unknown")
         self.symbols = Symbols(prog)
         self._register_symbols()
-        self.problems: list[str] = []
+        dump = opened_dump(prog)
+        self.problems: list[str] = list(dump.problems) if dump else []
+        """What keeps a scan from seeing everything, one line each."""
         self.types = self._provide_types()
         try:
             self._assemble(cpu_registers)
@@ -172,6 +126,12 @@ class Kernel:
             self.probes,
             self.cpu_registers,
         )
+
+    @property
+    def path(self) -> str:
+        """The dump's file as the user named it; empty where there is none."""
+        dump = opened_dump(self.prog)
+        return dump.path if dump else self.prog.core_dump_path or ""
 
     @property
     def supports_reliable(self) -> bool:

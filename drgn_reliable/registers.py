@@ -14,8 +14,10 @@ from functools import cached_property
 
 from drgn import FaultError, Object, Program, sizeof
 
-from drgn_reliable.dumpfile import NT_PRSTATUS, DumpFormatError, iter_notes, read_notes
+from drgn_reliable.files.notes import NT_PRSTATUS, iter_notes
+from drgn_reliable.files.source import DumpFormatError
 from drgn_reliable.memory import MASK, byte_order, member_offset
+from drgn_reliable.opening import opened_dump
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task, cpus_in_mask
 
@@ -76,12 +78,12 @@ class CrashRegisters:
     @cached_property
     def _file_notes(self) -> dict[int, bytes]:
         """The file's notes by CPU: there is one for each online CPU, or for each possible one."""
-        path = self._prog.core_dump_path
-        if path is None:
+        dump = opened_dump(self._prog)
+        if dump is None:
             return {}
         try:
-            notes = list(self._statuses(read_notes(path)))
-        except (OSError, DumpFormatError):
+            notes = list(self._statuses(dump.notes))
+        except DumpFormatError:
             return {}
         for name in ("__cpu_online_mask", "__cpu_possible_mask"):
             cpus = self._cpus(name)

@@ -109,7 +109,7 @@ def scan(prog: Program, progress: Callable[[Iterable[Task]], Iterable[Task]] = i
     scanner = Scanner(Kernel(prog))
     with collector_paused():
         reports = list(scanner.reports(progress(scanner.kernel.tasks)))
-    return scanner.dump_report(prog.core_dump_path or "", reports)
+    return scanner.dump_report(scanner.kernel.path, reports)
 
 
 def scan_task(task: Object) -> TaskReport:

@@ -242,8 +242,8 @@ KERNEL = (
 )
 
 BAD_DUMPS = {
-    "not a dump": (b"#!/bin/sh\necho hello\n", "not a kernel dump that drgn can open"),
-    "an empty file": (b"", "not a kernel dump that drgn can open"),
+    "not a dump": (b"#!/bin/sh\necho hello\n", "not a dump, but a text file: name a vmcore"),
+    "an empty file": (b"", "not a dump, but an empty file"),
     "an ELF core without VMCOREINFO": (elf_core(EM_X86_64), "VMCOREINFO"),
     "another architecture": (
         elf_core(EM_AARCH64, vmcoreinfo(KERNEL)),

@@ -10,8 +10,9 @@ import pytest
 from drgn import offsetof
 
 from drgn_reliable.arch.x86_64 import REGISTERS, Facts, Range
-from drgn_reliable.dumpfile import iter_notes, pack_note
 from drgn_reliable.errors import MissingInformation
+from drgn_reliable.files.notes import iter_notes, pack_note
+from drgn_reliable.opening import opened_dump
 from drgn_reliable.registers import CrashRegisters
 from drgn_reliable.tasks import Task
 from tests.conftest import Scanned
@@ -217,14 +218,12 @@ def test_a_note_that_is_cut_short_has_no_registers(running: Task) -> None:
 
 def test_registers_are_those_of_the_files_notes(scanned: Scanned) -> None:
     """For every CPU of a real dump: the registers are the note's at the CPU's place."""
-    from drgn_reliable.dumpfile import read_notes
-
     kernel = scanned.kernel
     start = offsetof(kernel.prog.type("struct elf_prstatus"), "pr_reg")
+    dump = opened_dump(kernel.prog)
+    assert dump is not None
     notes = [
-        note.description
-        for note in iter_notes(read_notes(scanned.dump.path))
-        if (note.name, note.type) == ("CORE", 1)
+        note.description for note in iter_notes(dump.notes) if (note.name, note.type) == ("CORE", 1)
     ]
     tasks = [task for task in kernel.tasks if task.on_cpu]
     assert sorted(task.cpu for task in tasks) == list(range(len(notes)))

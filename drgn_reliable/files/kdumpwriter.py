@@ -37,18 +37,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from .dumpfile import (
+from drgn_reliable.files.kdump import (
     KDUMP_SIGNATURE,
     MAIN_HEADER,
     MAX_PAGE_SIZE,
     MIN_PAGE_SIZE,
+    PAGE_DESCRIPTOR,
     SUB_HEADER,
     UTS_FIELD_SIZE,
-    Note,
     Uts,
-    find_vmcoreinfo,
-    pack_note,
 )
+from drgn_reliable.files.notes import Note, find_vmcoreinfo, pack_note
 
 __all__ = ("KdumpSummary", "PageData", "write_kdump")
 
@@ -59,9 +58,6 @@ _DUMP_DH_COMPRESSED_ZLIB = 0x1
 _UINT_MAX = (1 << 32) - 1
 _ULONG_MASK = (1 << 64) - 1
 _SUB_HEADER_SIZE = struct.calcsize("<" + SUB_HEADER)
-
-_PAGE_DESC = "QIIQ"
-"""``struct page_desc``: offset in the file, size in the file, flags, page_flags (always 0)."""
 
 _BYTE_ORDER = {
     "aarch64": "<",
@@ -109,7 +105,7 @@ def write_kdump(
     only if libkdumpfile (that of drgn 0.3) finds what it reads first:
 
     * x86_64: the tables from ``init_top_pgt`` on. The ``QEMU`` notes have to go
-      (:func:`drgn_reliable.dumpfile.drop_notes`), for libkdumpfile prefers the table that CR3 in
+      (:func:`drgn_reliable.files.notes.drop_notes`), for libkdumpfile prefers the table that CR3 in
       them points to, a process's.
     * s390x: absolute page 0 and what leads from there to VMCOREINFO, whether or not the notes have
       it (``os_info`` at 0xe18, or a note at 0xe0c), and the table at ``swapper_pg_dir``.
@@ -121,7 +117,7 @@ def write_kdump(
         refuses a file in which ``release`` or ``version`` is empty or ``sysname`` not ``Linux``.
     :param nr_cpus: as many CPUs as ``notes`` has ``NT_PRSTATUS`` notes, by makedumpfile's custom.
     :param vmcoreinfo: the text of the kernel's ``vmcoreinfo_data``.
-    :param notes: ELF notes as :func:`drgn_reliable.dumpfile.read_notes` returns them. VMCOREINFO
+    :param notes: ELF notes as a dump file has them. VMCOREINFO
         is added if they have none: libkdumpfile looks for it only there, crash only by the
         header's offset, which points into them.
     :param phys_base: of x86_64, what an address in the kernel image minus 0xffffffff80000000
@@ -256,7 +252,7 @@ class _PageStore:
 
     def write_to(self, file: BinaryIO, order: str) -> None:
         """Write the page descriptors, then the data that they point to."""
-        descriptor = struct.Struct(order + _PAGE_DESC)
+        descriptor = struct.Struct(order + PAGE_DESCRIPTOR)
         data_at = file.tell() + self.pages * descriptor.size
         for index in self._which:
             offset, size, flags = self._stored[index]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Dumps stored as .gz, .xz, .zst or .bz2, unpacked to a file that has no name.
+
+Nothing can be left behind: the system frees the file when the last descriptor is closed, whatever
+happens to the process.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from drgn_reliable.errors import DumpError
+from drgn_reliable.files.source import DumpFormatError
+
+__all__ = ("Packing", "Watch", "packing_of", "unpack", "unwatched")
+
+Watch = Callable[[BinaryIO, int, str], AbstractContextManager[BinaryIO]]
+"""Takes a file that is read from start to end, its size in bytes and what is being done, and gives
+a file in its place, to show how far it is."""
+
+_CHUNK = 1 << 18
+_SPARE = 64 << 20
+"""Bytes of the file system that are left to others."""
+
+
+def unwatched(file: BinaryIO, size: int, what: str) -> AbstractContextManager[BinaryIO]:
+    """Show nothing."""
+    return nullcontext(file)
+
+
+def _open_gz(file: BinaryIO) -> IO[bytes]:
+    return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+
+
+def _open_zst(file: BinaryIO) -> IO[bytes]:
+    from zstandard import ZstdDecompressor
+
+    return ZstdDecompressor().stream_reader(file, read_across_frames=True)
+
+
+def _zst_size(file: BinaryIO) -> int:
+    """The size that the first frame declares, or 0."""
+    from zstandard import CONTENTSIZE_UNKNOWN, frame_content_size
+
+    size = frame_content_size(file.read(18))
+    return 0 if size in (-1, CONTENTSIZE_UNKNOWN) else size
+
+
+def _unknown_size(file: BinaryIO) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Packing:
+    """A way to store any file smaller."""
+
+    name: str
+    signature: bytes
+    open: Callable[[BinaryIO], IO[bytes]]
+    declared_size: Callable[[BinaryIO], int]
+    """Bytes when unpacked, or 0 where the format does not say."""
+
+
+_PACKINGS = (
+    Packing("gzip", b"\x1f\x8b\x08", _open_gz, _unknown_size),
+    Packing("xz", b"\xfd7zXZ\0", lzma.LZMAFile, _unknown_size),
+    Packing("zstd", b"\x28\xb5\x2f\xfd", _open_zst, _zst_size),
+    Packing("bzip2", b"BZh", bz2.BZ2File, _unknown_size),
+)
+
+
+def packing_of(start: bytes) -> Packing | None:
+    """How a file that starts with these bytes is packed, if it is."""
+    return next((packing for packing in _PACKINGS if start.startswith(packing.signature)), None)
+
+
+def unpack(file: BinaryIO, path: str, packing: Packing, watch: Watch = unwatched) -> BinaryIO:
+    """Unpack a file into one without a name, in ``TMPDIR`` or else ``/var/tmp``.
+
+    Blocks of zeroes become holes.
+
+    :raises DumpError: if there is not enough room.
+    :raises DumpFormatError: if the packed file is damaged or cut off.
+    """
+    folder = os.environ.get("TMPDIR") or ("/var/tmp" if Path("/var/tmp").is_dir() else None)
+    try:
+        target = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
+    except OSError as e:
+        raise DumpError(f"{path}: cannot be unpacked in {folder} ({e.strerror}); set TMPDIR") from e
+    packed_size = os.fstat(file.fileno()).st_size
+    room = _Room(target, path, folder or tempfile.gettempdir())
+    declared_size = packing.declared_size(file)
+    room.check(max(packed_size, declared_size))
+    file.seek(0)
+    with watch(file, packed_size, "unpacking") as watched:
+        for chunk in _chunks(packing, watched, path):
+            if chunk.count(0) == len(chunk):
+                target.seek(len(chunk), os.SEEK_CUR)
+            else:
+                room.check(len(chunk))
+                target.write(chunk)
+    target.truncate()
+    target.flush()
+    if target.tell() < declared_size:  # zstandard ends quietly where its input does
+        raise DumpFormatError(f"{path}: {packing.name}, incomplete; copy it again")
+    return target
+
+
+def _chunks(packing: Packing, file: BinaryIO, path: str) -> Iterator[bytes]:
+    from zstandard import ZstdError
+
+    try:
+        with packing.open(file) as unpacked:
+            while chunk := unpacked.read(_CHUNK):
+                yield chunk
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ZstdError) as e:
+        raise DumpFormatError(
+            f"{path}: {packing.name}, damaged or incomplete ({e}); copy it again"
+        ) from e
+
+
+class _Room:
+    """Watches that a file system does not get full."""
+
+    def __init__(self, target: IO[bytes], path: str, folder: str) -> None:
+        self._target = target
+        self._path = path
+        self._folder = folder
+
+    def check(self, size: int) -> None:
+        """See that so many bytes more have room."""
+        system = os.fstatvfs(self._target.fileno())
+        free = system.f_bavail * system.f_frsize
+        if free < size + _SPARE:
+            raise DumpError(
+                f"{self._path}: no room to unpack it in {self._folder} ({free >> 20} MiB free, "
+                f"at least {size + _SPARE >> 20} MiB needed now); set TMPDIR to a larger place"
+            )

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Open a dump: from a file, in whatever way it is stored, to a drgn program.
+
+drgn opens what it can by itself. Two kinds of file it is not given: a flattened dump, and a
+kdump-compressed one whose header lacks the kernel's release (QEMU and libvirt leave it empty, and
+libkdumpfile then finds no architecture). Their physical memory is read by
+:mod:`drgn_reliable.files`, and drgn's own page table walk does the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
+
+from drgn_reliable.errors import DumpError, UnsupportedKernel, UsageError
+from drgn_reliable.files import foreign
+from drgn_reliable.files.elfcore import ELF_SIGNATURE, ElfCore
+from drgn_reliable.files.flattened import FLATTENED_SIGNATURE, FlattenedSource
+from drgn_reliable.files.kdump import KDUMP_SIGNATURE, KdumpFile
+from drgn_reliable.files.notes import find_vmcoreinfo
+from drgn_reliable.files.packed import Watch, packing_of, unpack, unwatched
+from drgn_reliable.files.source import DumpFormatError, FileSource, Source
+
+__all__ = (
+    "DumpFile",
+    "OpenedDump",
+    "open_dump",
+    "open_file",
+    "opened_dump",
+    "physical_program",
+)
+
+DumpFile = ElfCore | KdumpFile
+
+_CACHE_KEY = "drgn_reliable.dump"
+_PHYSICAL_LIMIT = 1 << 52
+"""One past the highest physical address of any architecture here."""
+_NO_VMCOREINFO = (
+    "without VMCOREINFO: not a Linux kernel dump, or one taken without it (QEMU: add -device "
+    "vmcoreinfo and load qemu_fw_cfg in the guest)"
+)
+
+_PLATFORMS = {
+    "aarch64": (Architecture.AARCH64, True),
+    "ppc64": (Architecture.PPC64, False),
+    "ppc64le": (Architecture.PPC64, True),
+    "riscv64": (Architecture.RISCV64, True),
+    "s390x": (Architecture.S390X, False),
+    "x86_64": (Architecture.X86_64, True),
+}
+"""Architecture and whether it is little-endian, by ``uname -m``; all are 64-bit."""
+
+
+@dataclass(frozen=True)
+class OpenedDump:
+    """What is known of the file behind a program."""
+
+    path: str
+    """As the user named it."""
+    size: int
+    """Of that file, in bytes."""
+    stored: str
+    """How: ``ELF``, ``kdump-compressed, flattened``, ``ELF in gzip``, …"""
+    packed: bool
+    """Whether it had to be unpacked."""
+    file: DumpFile
+    problems: tuple[str, ...]
+    """What is missing from the file as a whole, a line each."""
+
+    @property
+    def notes(self) -> bytes:
+        """The ELF notes, one after the other."""
+        return self.file.notes
+
+
+def open_dump(path: str, symbols: str | None = None, watch: Watch = unwatched) -> Program:
+    """Open a dump with drgn, and the kernel's debug information if it can be found.
+
+    The dump can be ELF or kdump-compressed, either of them flattened (``makedumpfile -F``, QEMU,
+    libvirt), and all of it in gzip, xz, zstd or bzip2; a packed one is unpacked to a temporary
+    file without a name. Only drgn's standard directories are searched for debug information,
+    never the network.
+
+    :param symbols: the dumped kernel's vmlinux or its debug file.
+    :param watch: is given a packed file while it is unpacked, to show how far that is.
+    :raises DumpError: if the file is not a Linux kernel dump that can be opened.
+    :raises UsageError: if the symbols cannot be used for this dump.
+    """
+    if symbols is not None and not os.path.isfile(symbols):
+        raise UsageError(f"--symbols {symbols}: no such file")
+    dump = _open(path, watch)
+    source = dump.file.source
+    if isinstance(source, FileSource) and not _lacks_release(dump.file):
+        prog = _drgn_program(path, source, dump.packed)
+    else:
+        prog = _program_of(dump)
+    prog.cache[_CACHE_KEY] = dump
+    _find_debug_info(prog, symbols)
+    return prog
+
+
+def opened_dump(prog: Program) -> OpenedDump | None:
+    """The file behind a program, however it was opened; None if there is none to be read."""
+    if _CACHE_KEY not in prog.cache:
+        path = prog.core_dump_path
+        try:
+            prog.cache[_CACHE_KEY] = _open(path, unwatched) if path else None
+        except DumpError:
+            prog.cache[_CACHE_KEY] = None
+    found: OpenedDump | None = prog.cache[_CACHE_KEY]
+    return found
+
+
+def open_file(source: Source) -> DumpFile:
+    """Read the headers of an ELF or kdump-compressed file that is neither packed nor flattened.
+
+    :raises DumpFormatError: if it is none.
+    """
+    start = source.read(0, max(len(ELF_SIGNATURE), len(KDUMP_SIGNATURE)))
+    if start.startswith(KDUMP_SIGNATURE):
+        return KdumpFile(source)
+    if not start.startswith(ELF_SIGNATURE):
+        raise DumpFormatError(f"{source.path}: not a dump, but {foreign.describe(source)}")
+    core = ElfCore(source)
+    if not core.is_core:
+        raise DumpFormatError(
+            f"{source.path}: an ELF executable or object, not a dump; a kernel's vmlinux goes "
+            "after --symbols"
+        )
+    return core
+
+
+def physical_program(
+    platform: Platform | None, read: Callable[[int, int, int, bool], bytes], vmcoreinfo: str
+) -> Program:
+    """A program of a Linux kernel whose physical memory a function reads.
+
+    :param read: as for :meth:`drgn.Program.add_memory_segment`.
+    :param vmcoreinfo: the text of the kernel's VMCOREINFO.
+    """
+    prog = Program(platform)
+    prog.add_memory_segment(0, _PHYSICAL_LIMIT, read, physical=True)
+    prog.set_linux_kernel_custom(vmcoreinfo, False)
+    return prog
+
+
+def _open(path: str, watch: Watch) -> OpenedDump:
+    if not os.path.isfile(path):
+        what = "is not a file" if os.path.exists(path) else "does not exist"
+        raise DumpError(f"{path}: {what}; name a vmcore")
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - it lives as long as the program
+    except OSError as e:
+        raise DumpError(f"{path}: may not be read ({e.strerror})") from e
+    source: Source = FileSource(file, path)
+    size, stored, flaws = source.size, "", []
+    packing = packing_of(source.read(0, 16))
+    if packing:
+        source = FileSource(unpack(file, path, packing, watch), path)
+        stored = f" in {packing.name}"
+    if source.read(0, len(FLATTENED_SIGNATURE)) == FLATTENED_SIGNATURE:
+        source = FlattenedSource(source)
+        stored = f", flattened{stored}"
+        if not source.complete:
+            flaws.append("flattened, and its end is missing: copy it again")
+    try:
+        dump = open_file(source)
+    except DumpFormatError as e:
+        raise DumpFormatError("; ".join([str(e), *flaws])) from e
+    flaws += dump.flaws()
+    problems = tuple(f"incomplete dump: {flaw}" for flaw in flaws)
+    return OpenedDump(path, size, dump.format + stored, packing is not None, dump, problems)
+
+
+def _lacks_release(dump: DumpFile) -> bool:
+    return isinstance(dump, KdumpFile) and not (dump.header.uts.release and dump.header.uts.version)
+
+
+def _drgn_program(path: str, source: FileSource, packed: bool) -> Program:
+    """What drgn makes of a file; one that was unpacked has a descriptor, but no name."""
+    prog = Program()
+    try:
+        # drgn closes the descriptor that it is given.
+        prog.set_core_dump(os.dup(source.fd) if packed else path)
+    except Exception as e:
+        raise DumpError(f"{path}: not a kernel dump that drgn can open ({e})") from e
+    if prog.flags & ProgramFlags.IS_LIVE:
+        raise DumpError(f"{path}: the running kernel; it changes while it is read, take a dump")
+    if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
+        raise DumpError(f"{path}: an ELF core {_NO_VMCOREINFO}")
+    return prog
+
+
+def _program_of(dump: OpenedDump) -> Program:
+    """A program of a file that drgn cannot read by itself."""
+    file = dump.file
+    note = find_vmcoreinfo(file.notes, little_endian=file.little_endian)
+    if note is None:
+        raise DumpError(f"{dump.path}: {dump.stored}, {_NO_VMCOREINFO}")
+    if file.machine not in _PLATFORMS:
+        raise UnsupportedKernel(
+            f"{dump.path}: {dump.stored}, of a machine {file.machine!r}, which cannot be read; "
+            f"known are {', '.join(_PLATFORMS)}"
+        )
+    architecture, little_endian = _PLATFORMS[file.machine]
+    flags = PlatformFlags.IS_64_BIT
+    if little_endian:
+        flags |= PlatformFlags.IS_LITTLE_ENDIAN
+
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+        return file.read_physical(address, count)
+
+    try:
+        vmcoreinfo = note.description.rstrip(b"\0").decode("ascii", "replace")
+        return physical_program(Platform(architecture, flags), read, vmcoreinfo)
+    except Exception as e:
+        raise DumpError(f"{dump.path}: {dump.stored}, not opened by drgn ({e})") from e
+
+
+def _find_debug_info(prog: Program, symbols: str | None) -> None:
+    """Give the kernel its debug information, if there is any: the dump's BTF serves as well."""
+    main, _ = next(prog.loaded_modules())
+    if symbols is None:
+        prog.set_enabled_debug_info_finders(["standard"])
+        prog.find_standard_debug_info([main])
+        return
+    main.try_file(symbols)
+    if main.debug_file_path is None:
+        raise UsageError(
+            f"--symbols {symbols}: not the debug information of the dumped kernel, whose build "
+            f"ID is {main.build_id.hex() if main.build_id else 'unknown'}"
+        )
