@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Write a *capsule*: a small dump of the same kernel that holds only what the analysis reads.
 
-The dump is opened a second time behind a recorder of physical pages, and analysed there; every
-page that drgn or this package touched, page tables and all, goes into a kdump-compressed file
-with the notes of the original. The capsule is then analysed itself: one that does not give the
-very same report is not kept.
+The dump's memory is put behind a recorder of physical pages, and analysed there; every page that
+drgn or this package touched, page tables and all, goes into a kdump-compressed file with the notes
+of the original. The capsule is then analysed itself: one that does not give the very same report
+is not kept.
 """
 
 from __future__ import annotations
@@ -12,42 +12,31 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.pid import for_each_task
 
-from drgn_reliable.errors import DumpError
+from drgn_reliable.errors import DumpError, UsageError
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.files.kdump import Uts
 from drgn_reliable.files.kdumpwriter import write_kdump
 from drgn_reliable.files.notes import NT_PRSTATUS, drop_notes, iter_notes
+from drgn_reliable.files.packed import Watch, unwatched
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.memory import member_offset
-from drgn_reliable.model import DumpReport
+from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.opening import open_dump, opened_dump, physical_program
 from drgn_reliable.render.machine import write_json
 from drgn_reliable.report import Scanner
 from drgn_reliable.tasks import Task
 
-__all__ = ("CapsuleSummary", "write_capsule")
+__all__ = ("write_capsule",)
 
 _UTS_FIELDS = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
 Progress = Callable[[Iterable[Task]], Iterable[Task]]
-
-
-@dataclass(frozen=True)
-class CapsuleSummary:
-    """What went into a capsule."""
-
-    pages: int
-    size: int
-    """Of the file, in bytes."""
-    original_size: int
-    report: DumpReport
 
 
 class _Recorder:
@@ -75,54 +64,77 @@ class _Recorder:
 
 
 def write_capsule(
-    path: str, output: str, symbols: str | None = None, progress: Progress = iter
+    path: str,
+    output: str,
+    symbols: str | None = None,
+    *,
+    wanted: Sequence[str] = (),
+    text: bool = False,
+    progress: Progress = iter,
+    watch: Watch = unwatched,
 ) -> CapsuleSummary:
-    """Write the capsule of a dump.
+    """Write the capsule of a dump, complete or not at all.
 
     :param symbols: as for :func:`drgn_reliable.opening.open_dump`, for the analysis.
+    :param wanted: PIDs or task addresses (:meth:`drgn_reliable.tasks.TaskList.find`): only these
+        tasks' stacks are kept. All are by default.
+    :param text: whether to keep the code of the kernel and its modules too.
     :param progress: wraps the tasks as they are walked.
+    :param watch: as for :func:`drgn_reliable.opening.open_dump`.
     :raises DumpError: if the dump cannot be analysed, or if the capsule would not give the same
         report.
-    :raises OSError: if the file cannot be written; nothing is left of it then.
+    :raises UsageError: for a task that is not there, or if the capsule would replace the dump.
+    :raises OSError: if the file cannot be written.
     """
-    kernel = Kernel(open_dump(path, symbols))
+    if os.path.exists(output) and os.path.samefile(path, output):
+        raise UsageError(f"--output {output}: the dump itself; name another file")
+    kernel = Kernel(open_dump(path, symbols, watch))
     original = opened_dump(kernel.prog)
     assert original is not None
-    notes = drop_notes(original.notes, "QEMU")
     vmcoreinfo = kernel.prog["VMCOREINFO"].string_().decode()
     page_size = int(kernel.vmcoreinfo["PAGESIZE"])
     recorder = _Recorder(kernel.prog, vmcoreinfo, page_size)
     recorded = Kernel(recorder.program, cpu_registers=kernel.cpu_registers)
-    scanner = Scanner(recorded)
-    report = scanner.dump_report("", scanner.reports(progress(recorded.tasks)))
+    report = _report(recorded, wanted, progress)
     _touch_more(recorded, report)
-    folder, name = os.path.split(output)
-    with tempfile.TemporaryDirectory(prefix=".drgn-reliable-", dir=folder or ".") as workplace:
-        draft = os.path.join(workplace, name)
-        write_kdump(
-            draft,
-            pages=recorder.contents(),
-            page_size=page_size,
-            uts=_uts(recorded),
-            nr_cpus=sum(note.type == NT_PRSTATUS for note in iter_notes(notes)) or 1,
-            vmcoreinfo=vmcoreinfo.encode(),
-            notes=notes,
-            phys_base=int(kernel.vmcoreinfo.get("NUMBER(phys_base)", "0")),
-            max_pfn=_max_pfn(recorded, recorder.pages),
-        )
-        _verify(draft, report)
-        os.replace(draft, output)
-    return CapsuleSummary(
-        len(recorder.pages), os.path.getsize(output), os.path.getsize(path), report
+    if not wanted:
+        _touch_all_tasks(recorded)
+    if text:
+        _touch_text(recorded, page_size)
+    notes = drop_notes(original.notes, "QEMU")
+    made = write_kdump(
+        output,
+        pages=recorder.contents(),
+        page_size=page_size,
+        uts=_uts(recorded),
+        nr_cpus=sum(note.type == NT_PRSTATUS for note in iter_notes(notes)) or 1,
+        vmcoreinfo=vmcoreinfo.encode(),
+        notes=notes,
+        phys_base=int(kernel.vmcoreinfo.get("NUMBER(phys_base)", "0")),
+        max_pfn=_max_pfn(recorded, recorder.pages),
+        check=lambda draft: _verify(draft, wanted, report),
     )
+    return CapsuleSummary(
+        output,
+        made.file_size,
+        page_size,
+        made.pages,
+        original.file.memory_size // page_size - made.pages,
+        original.size,
+        text,
+        report,
+    )
+
+
+def _report(kernel: Kernel, wanted: Sequence[str], progress: Progress = iter) -> DumpReport:
+    scanner = Scanner(kernel)
+    tasks = kernel.tasks.select(wanted) if wanted else progress(kernel.tasks)
+    return scanner.dump_report("", list(scanner.reports(tasks)))
 
 
 def _touch_more(kernel: Kernel, report: DumpReport) -> None:
     """Read what the report did not need but a reader of the capsule will."""
     kernel_facts(kernel)
-    with contextlib.suppress(FaultError):
-        for _ in for_each_task(kernel.prog):
-            pass
     for module in kernel.modules:
         region = module.regions[0]
         module.symbol(kernel.prog, region.start, region)
@@ -130,11 +142,29 @@ def _touch_more(kernel: Kernel, report: DumpReport) -> None:
     with contextlib.suppress(LookupError):
         kernel.prog.type("struct drgn_reliable_no_such_type")
     for task in report.tasks:
-        if task.kernel.errno:
+        if task.kernel.verdict is KernelVerdict.RUNNING:
             # drgn looks at more than we do before it takes a CPU's registers.
             pointer = Object(kernel.prog, "struct task_struct *", task.task)
             with contextlib.suppress(LookupError, ValueError, FaultError):
                 kernel.prog.stack_trace(pointer)
+
+
+def _touch_all_tasks(kernel: Kernel) -> None:
+    """Read what drgn's own helper reads to find the tasks."""
+    with contextlib.suppress(FaultError):
+        for _ in for_each_task(kernel.prog):
+            pass
+
+
+def _touch_text(kernel: Kernel, page_size: int) -> None:
+    """Read the code of the kernel and of its modules, as far as the dump has it."""
+    start, end = kernel.symbols.address("_stext"), kernel.symbols.address("_etext")
+    regions = [] if start is None or end is None else [(start, end)]
+    regions += [(r.start, r.end) for m in kernel.modules for r in m.regions if r.text]
+    for start, end in regions:
+        for page in range(start & -page_size, end, page_size):
+            with contextlib.suppress(FaultError):
+                kernel.prog.read(page, 1)
 
 
 def _uts(kernel: Kernel) -> Uts:
@@ -156,9 +186,8 @@ def _max_pfn(kernel: Kernel, pages: set[int]) -> int:
     return highest if address is None else max(highest, kernel.prog.read_u64(address))
 
 
-def _verify(path: str, expected: DumpReport) -> None:
-    scanner = Scanner(Kernel(open_dump(path)))
-    found = scanner.dump_report("", scanner.reports(scanner.kernel.tasks))
+def _verify(path: str, wanted: Sequence[str], expected: DumpReport) -> None:
+    found = _report(Kernel(open_dump(path)), wanted)
     if _json(found) != _json(replace(expected, types=found.types)):
         raise DumpError(
             "the capsule does not give the same report as the dump and was not kept; please "

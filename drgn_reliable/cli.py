@@ -27,6 +27,7 @@ from drgn_reliable.commands import (
     run_info,
     run_reasons,
     run_scan,
+    show_capsule,
 )
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
 from drgn_reliable.kernel import Kernel
@@ -65,19 +66,14 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     scan = _add(commands, SCAN)
     _add_dump(scan)
-    scan.add_argument(
-        "--task",
-        action="append",
-        metavar="PID|ADDR",
-        default=[],
-        help="only this thread (PID 0: the idle tasks) or task_struct address; may be repeated",
-    )
+    _add_tasks(scan, "only this thread")
     scan.add_argument(
         "-o", "--output", metavar="FILE", help="write the report to FILE, whole or not at all"
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     _add_dump(_add(commands, INFO))
     capsule = _add(commands, CAPSULE)
     _add_dump(capsule)
+    _add_tasks(capsule, "keep the stack of this thread only")
     capsule.add_argument(
         "-o", "--output", metavar="FILE", required=True, help="where to write the capsule"
     ).complete = shtab.FILE  # type: ignore[attr-defined]
@@ -98,6 +94,16 @@ def _add(
     for argument in command.arguments:
         parser.add_argument(*argument.names, **argument.options)
     return parser
+
+
+def _add_tasks(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--task",
+        action="append",
+        metavar="PID|ADDR",
+        default=[],
+        help=f"{what} (PID 0: the idle tasks), or the task_struct's address; may be repeated",
+    )
 
 
 def _add_dump(parser: argparse.ArgumentParser) -> None:
@@ -159,14 +165,19 @@ def _run(args: argparse.Namespace) -> int:
 
 def _capsule(args: argparse.Namespace) -> int:
     try:
-        made = write_capsule(args.dump, args.output, args.symbols, lambda t: _progress(t, 0))
+        made = write_capsule(
+            args.dump,
+            args.output,
+            args.symbols,
+            wanted=args.task,
+            text=args.add_text,
+            progress=lambda tasks: _progress(tasks, 0),
+            watch=_watch,
+        )
     except OSError as e:
         raise UsageError(f"--output {args.output}: cannot be written ({e.strerror})") from e
-    share = 100 * made.size / made.original_size
-    print(
-        f"{args.output}: {made.pages} pages, {made.size / 1e6:.1f} MB, {share:.1f} % of the dump; "
-        "kernel stacks in it can hold secrets"
-    )
+    show_capsule(made, args, sys.stdout)
+    sys.stdout.flush()
     return 0
 
 

@@ -16,10 +16,11 @@ from typing import Any, TextIO
 from drgn_reliable.errors import UsageError
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.model import DumpReport, KernelVerdict
+from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
-from drgn_reliable.render.table import write_facts, write_reasons
+from drgn_reliable.render.machine import capsule_dict
+from drgn_reliable.render.table import write_capsule_summary, write_facts, write_reasons
 from drgn_reliable.report import Scanner, collector_paused
 from drgn_reliable.selection import ONLY, Filter, by_importance, check_reasons
 from drgn_reliable.tasks import Task
@@ -35,6 +36,7 @@ __all__ = (
     "run_info",
     "run_reasons",
     "run_scan",
+    "show_capsule",
 )
 
 
@@ -73,6 +75,13 @@ _FORMAT_ARGUMENT = _argument(
     choices=("table", *FORMATS),
     default="table",
     help="table for people (default); json, jsonl, csv, folded (for flame graphs) for machines",
+)
+
+_FACTS_FORMAT = _argument(
+    "--format",
+    choices=("table", "json"),
+    default="table",
+    help="table for people (default) or json for machines",
 )
 
 SCAN = Command(
@@ -144,12 +153,7 @@ examples:
             choices=tuple(SECTIONS),
             help="only the reasons of a section of the document",
         ),
-        _argument(
-            "--format",
-            choices=("table", "json"),
-            default="table",
-            help="table for people (default) or json for machines",
-        ),
+        _FACTS_FORMAT,
         _argument("-v", "--verbose", action="store_true", help="show all that is known of each"),
     ),
 )
@@ -160,14 +164,7 @@ INFO = Command(
     "Show the dumped kernel's release, architecture and unwinder, where types and symbols "
     "come from, and whether it supports livepatch and reliable stack traces.",
     "",
-    (
-        _argument(
-            "--format",
-            choices=("table", "json"),
-            default="table",
-            help="table for people (default) or json for machines",
-        ),
-    ),
+    (_FACTS_FORMAT,),
 )
 
 CAPSULE = Command(
@@ -180,8 +177,25 @@ CAPSULE = Command(
     """\
 examples:
   drgn-reliable capsule vmcore -o small.kdump
+  drgn-reliable capsule vmcore -o one.kdump --task 4711
+  drgn-reliable capsule vmcore -o code.kdump --add-text   for drgn and crash to disassemble
+
+With --task, a scan of the capsule needs the same --task: of other tasks it has the task
+structure at most, and says that their stacks are not there.
+
+exit status:
+  0  the capsule was written and gives the same report
+  2  usage: an argument is wrong, or the capsule cannot be written
+  3  the dump cannot be opened, or the capsule would not give the same report
 """,
-    (),
+    (
+        _argument(
+            "--add-text",
+            action="store_true",
+            help="keep the code of the kernel and its modules",
+        ),
+        _FACTS_FORMAT,
+    ),
 )
 
 Progress = Callable[[Iterable[Task], int], Iterable[Task]]
@@ -209,12 +223,8 @@ def run_scan(
             f"--verbose and --group are for tables; --format {args.format} has every frame"
         )
     scanner = Scanner(kernel)
-    tasks: Iterable[Task] = kernel.tasks
-    if wanted:
-        found = {task.address: task for name in wanted for task in kernel.tasks.find(name)}
-        tasks = found.values()
-    else:
-        tasks = progress(tasks, kernel.expected_tasks())
+    every = kernel.tasks
+    tasks = every.select(wanted) if wanted else progress(every, kernel.expected_tasks())
     with collector_paused():
         reports = [report for report in scanner.reports(tasks) if passes(report)]
     if args.format == "table":
@@ -262,3 +272,11 @@ def run_info(kernel: Kernel, args: argparse.Namespace, out: TextIO) -> dict[str,
     else:
         write_facts(facts, out)
     return facts
+
+
+def show_capsule(made: CapsuleSummary, args: argparse.Namespace, out: TextIO) -> None:
+    """Say what is in a capsule that was written, and what was left out."""
+    if args.format == "json":
+        out.write(json.dumps(capsule_dict(made), indent=1) + "\n")
+    else:
+        write_capsule_summary(made, out)

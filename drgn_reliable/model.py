@@ -11,6 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 __all__ = (
+    "CapsuleSummary",
     "Code",
     "CodeKind",
     "DumpReport",
@@ -225,3 +226,24 @@ class DumpReport:
     tasks: tuple[TaskReport, ...]
     problems: tuple[str, ...] = ()
     """What kept the scan from seeing every task, one line each; empty when nothing did."""
+
+
+@dataclass(frozen=True)
+class CapsuleSummary:
+    """What went into a capsule (:mod:`drgn_reliable.capsule`), and what did not."""
+
+    path: str
+    size: int
+    """Of the file, in bytes."""
+    page_size: int
+    """Bytes."""
+    pages: int
+    """Pages of memory in the capsule."""
+    left_out_pages: int
+    """Pages that the dump has and the capsule does not."""
+    original_size: int
+    """Of the dump's file, in bytes."""
+    text: bool
+    """Whether the kernel's code is in it."""
+    report: DumpReport
+    """What a scan of the capsule says of the tasks that were kept."""

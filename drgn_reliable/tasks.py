@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from drgn import FaultError, Program, sizeof
@@ -206,6 +206,10 @@ class TaskList:
             what = "address" if by_address else "PID"
             raise TaskNotFound(f"no task has the {what} {wanted} in this dump")
         return found
+
+    def select(self, wanted: Iterable[str]) -> list[Task]:
+        """The tasks that :meth:`find` finds by any of some names, each once."""
+        return list({task.address: task for name in wanted for task in self.find(name)}.values())
 
     # The kernel's lists -------------------------------------------------------------------
 

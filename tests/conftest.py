@@ -10,9 +10,7 @@ import pytest
 
 from drgn_reliable import Kernel, TaskReport, open_dump
 from drgn_reliable.report import Scanner
-from tests.dumps import Dump, load_manifest
-
-DUMPS = load_manifest()
+from tests.dumps import DUMP_6_1, DUMPS, Dump
 
 
 @dataclass(frozen=True)
@@ -46,4 +44,4 @@ def scanned(request: pytest.FixtureRequest) -> Scanned:
 @pytest.fixture
 def scanned_6_1() -> Scanned:
     """The dump of Debian's 6.1."""
-    return scan_dump(next(dump for dump in DUMPS if dump.name == "x86_64-6.1.kdump"))
+    return scan_dump(DUMP_6_1)

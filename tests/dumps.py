@@ -8,22 +8,10 @@ from pathlib import Path
 
 import yaml
 
+from contrib.vmlab import verdicts
+from contrib.vmlab.verdicts import Recorded
+
 VMCORES = Path(__file__).parent.parent / "vmcores"
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One row of a verdicts file: what the running kernel answered for a task."""
-
-    kind: str
-    task: int
-    pid: int
-    tgid: int
-    on_cpu: bool
-    answer: int
-    """Number of entries, or a negative error number: -22 unreliable, -16 running, not asked."""
-    entries: tuple[int, ...]
-    comm: str
 
 
 @dataclass(frozen=True)
@@ -36,39 +24,28 @@ class Dump:
     release: str
     architecture: str
     unwinder: str
-    recorded: tuple[Recorded, ...]
+    rows: str
+    """The verdicts file."""
     debug_info: Path | None
     """A part of the kernel's own debug information, xz-compressed."""
-    damaged: frozenset[int]
-    """Tasks whose stacks were damaged on purpose after their kernel had answered."""
 
+    @property
+    def recorded(self) -> list[Recorded]:
+        return verdicts.parse(self.rows)
 
-def _addresses(text: str) -> tuple[int, ...]:
-    return tuple(int(word, 16) for word in text.split(",") if word)
+    @property
+    def damaged(self) -> set[int]:
+        """Tasks whose stacks were damaged on purpose after their kernel had answered."""
+        return verdicts.damaged_pids(self.rows)
 
+    def count(self, verdict: str | None = None) -> int:
+        """How many tasks the kernel gave a verdict, or how many there are."""
+        counts = verdicts.counts(self.recorded)
+        return counts[verdict] if verdict else sum(counts.values())
 
-def parse_verdicts(text: str) -> tuple[Recorded, ...]:
-    """Rows ``T kind task pid tgid switches on_cpu state answer entries B plain comm``."""
-    rows = []
-    for line in text.splitlines():
-        if not line.startswith("T "):
-            continue
-        head, _, tail = line.partition(" B ")
-        _, kind, task, pid, tgid, _, on_cpu, _, answer, entries = head.split(" ", 9)
-        comm = tail.partition(" ")[2].strip()
-        rows.append(
-            Recorded(
-                kind,
-                int(task, 16),
-                int(pid),
-                int(tgid),
-                on_cpu != "0",
-                int(answer),
-                _addresses(entries.strip()),
-                comm,
-            )
-        )
-    return tuple(rows)
+    def find(self, comm: str) -> Recorded:
+        """The first task of a name."""
+        return next(row for row in self.recorded if row.comm == comm)
 
 
 def load_manifest() -> list[Dump]:
@@ -82,9 +59,13 @@ def load_manifest() -> list[Dump]:
             entry["release"],
             entry["architecture"],
             entry["unwinder"],
-            parse_verdicts((VMCORES / entry["verdicts"]).read_text()),
+            (VMCORES / entry["verdicts"]).read_text(),
             VMCORES / entry["debug_info"] if "debug_info" in entry else None,
-            frozenset(entry.get("damaged_pids", ())),
         )
         for entry in entries
     ]
+
+
+DUMPS = load_manifest()
+DUMP_6_1 = next(dump for dump in DUMPS if dump.name == "x86_64-6.1.kdump")
+"""The one that most tests look at: a task in every state, and debug information."""

@@ -22,9 +22,9 @@ from drgn_reliable import (
     scan_task,
 )
 from tests.conftest import Scanned
-from tests.dumps import VMCORES
+from tests.dumps import DUMP_6_1
 
-DUMP = str(VMCORES / "x86_64-6.1.kdump")
+DUMP = str(DUMP_6_1.path)
 
 
 def test_scan_gives_every_task(scanned_6_1: Scanned) -> None:
@@ -32,7 +32,7 @@ def test_scan_gives_every_task(scanned_6_1: Scanned) -> None:
     report = scan(open_dump(DUMP))
     assert isinstance(report, DumpReport)
     assert report.tasks == scanned_6_1.reports
-    assert (report.dump, report.release) == (DUMP, "6.1.0-50-cloud-amd64")
+    assert (report.dump, report.release) == (DUMP, DUMP_6_1.release)
     assert report.problems == ()
 
 
@@ -45,7 +45,7 @@ def test_scan_shows_how_far_it_is() -> None:
             seen.append(task.pid)
             yield task
 
-    assert len(scan(open_dump(DUMP), progress).tasks) == len(seen) == 159
+    assert len(scan(open_dump(DUMP), progress).tasks) == len(seen) == DUMP_6_1.count()
 
 
 def test_scan_leaves_the_collector_as_it_was() -> None:
@@ -59,8 +59,8 @@ def test_scan_task_takes_any_task_of_drgns(scanned_6_1: Scanned) -> None:
     """scan_task() of a struct task_struct * is that task's report."""
     prog = open_dump(DUMP)
     Kernel(prog)  # gives drgn's helper its types
-    report = scan_task(find_task(prog, 92))
-    assert report == scanned_6_1.task("hold_pspin")
+    report = scan_task(find_task(prog, DUMP_6_1.find("k_krp_spin").pid))
+    assert report == scanned_6_1.task("k_krp_spin")
     assert isinstance(report, TaskReport)
     assert report.kernel.verdict is KernelVerdict.UNRELIABLE
 

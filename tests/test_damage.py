@@ -20,9 +20,9 @@ from drgn_reliable import (
 )
 from drgn_reliable.btf import Btf, Kind
 from tests.conftest import Scanned
-from tests.dumps import VMCORES
+from tests.dumps import DUMP_6_1
 
-DUMP = str(VMCORES / "x86_64-6.1.kdump")
+DUMP = str(DUMP_6_1.path)
 PAGE = 4096
 Damage = Callable[[drgn.Program], None]
 

@@ -29,7 +29,6 @@ from drgn_reliable.files.flattened import FlattenedSource
 from drgn_reliable.files.source import FileSource
 from drgn_reliable.opening import opened_dump
 from drgn_reliable.render.machine import write_json
-from tests.conftest import DUMPS
 from tests.containers import (
     PAGE_SIZE,
     elf_core,
@@ -38,8 +37,9 @@ from tests.containers import (
     recompressed,
     without_release,
 )
+from tests.dumps import DUMP_6_1
 
-ORIGINAL = next(dump.path for dump in DUMPS if dump.name == "x86_64-6.1.kdump")
+ORIGINAL = DUMP_6_1.path
 STATUS_AT, SPLIT_AT, END_AT = 424, PAGE_SIZE + 12, PAGE_SIZE + 88
 INCOMPLETE = 0x8
 

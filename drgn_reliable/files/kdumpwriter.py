@@ -33,7 +33,7 @@ import tempfile
 import zlib
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -95,6 +95,7 @@ def write_kdump(
     notes: bytes = b"",
     phys_base: int = 0,
     max_pfn: int | None = None,
+    check: Callable[[str], None] = lambda path: None,
 ) -> KdumpSummary:
     """Write pages of physical memory to a kdump-compressed file, whole or not at all.
 
@@ -125,12 +126,14 @@ def write_kdump(
         VMCOREINFO. It can be negative.
     :param max_pfn: one more than the highest page frame of the machine. The bitmaps take two bits
         for each page frame below it, present or not. By default, what ``pages`` needs.
+    :param check: looks at the finished file, under another name; what it raises keeps the file
+        from appearing under its own.
     :raises ValueError: if an argument is wrong; no file is written then.
     """
     path = Path(path)
     order = _check_machine(uts, page_size, nr_cpus)
     notes, vmcoreinfo_note = _with_vmcoreinfo(notes, vmcoreinfo, order)
-    with tempfile.TemporaryFile(dir=path.parent) as spool, _replacing(path) as file:
+    with tempfile.TemporaryFile(dir=path.parent) as spool, _replacing(path, check) as file:
         store = _PageStore(spool, page_size, max_pfn)
         for pfn, data in _in_order(pages):
             store.add(pfn, data)
@@ -350,7 +353,7 @@ def _sub_header(
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path, check: Callable[[str], None]) -> Iterator[BinaryIO]:
     """Open a new file that takes its name when it is complete, and is gone if it never is."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -358,6 +361,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        check(name)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

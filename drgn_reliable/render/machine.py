@@ -13,11 +13,19 @@ import json
 from collections import Counter
 from typing import Any, TextIO
 
-from drgn_reliable.model import DumpReport, Frame, Reason, TaskReport
+from drgn_reliable.model import CapsuleSummary, DumpReport, Frame, Reason, TaskReport
 from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.selection import summary_counts
 
-__all__ = ("SCHEMA", "dump_header", "task_dict", "write_csv", "write_folded", "write_json")
+__all__ = (
+    "SCHEMA",
+    "capsule_dict",
+    "dump_header",
+    "task_dict",
+    "write_csv",
+    "write_folded",
+    "write_json",
+)
 
 SCHEMA = "drgn-reliable/1"
 
@@ -153,3 +161,18 @@ def write_folded(report: DumpReport, out: TextIO) -> None:
         stacks[";".join(part.replace(";", ":") for part in parts)] += 1
     for stack, count in sorted(stacks.items()):
         out.write(f"{stack} {count}\n")
+
+
+def capsule_dict(made: CapsuleSummary) -> dict[str, Any]:
+    """What is in a capsule; sizes in bytes."""
+    return {
+        "capsule": made.path,
+        "size": made.size,
+        "page_size": made.page_size,
+        "pages": made.pages,
+        "left_out_pages": made.left_out_pages,
+        "original_size": made.original_size,
+        "kernel_code": made.text,
+        "tasks": len(made.report.tasks),
+        "may_hold_secrets": True,
+    }

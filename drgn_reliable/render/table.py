@@ -9,11 +9,18 @@ from typing import Any, TextIO
 
 from tabulate import tabulate
 
-from drgn_reliable.model import DumpReport, Frame, Reason, TaskReport
+from drgn_reliable.model import CapsuleSummary, DumpReport, Frame, Reason, TaskReport
 from drgn_reliable.reasons import CATALOGUE, Effect, ReasonKind
 from drgn_reliable.selection import group_stacks, summary_counts
 
-__all__ = ("write_facts", "write_groups", "write_reasons", "write_table", "write_traces")
+__all__ = (
+    "write_capsule_summary",
+    "write_facts",
+    "write_groups",
+    "write_reasons",
+    "write_table",
+    "write_traces",
+)
 
 _SCHEDULER = ("__schedule", "schedule", "preempt_schedule", "io_schedule", "__cond_resched")
 
@@ -174,3 +181,18 @@ def _fact(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value) or "none"
     return str(value)
+
+
+def write_capsule_summary(made: CapsuleSummary, out: TextIO) -> None:
+    """What is in a capsule and what is not, and a warning."""
+    pages = made.pages + made.left_out_pages
+    left_out = f"{made.left_out_pages:,} of the dump's {pages:,} pages are left out"
+    tasks = len(made.report.tasks)
+    stacks = "the stack of 1 task" if tasks == 1 else f"the stacks of {tasks} tasks"
+    out.write(
+        f"{made.path}: {made.size / 1e6:.1f} MB, {stacks}"
+        f"{' and the kernel code' if made.text else ''} in {made.pages:,} pages; {left_out}"
+        f"{'' if made.text else ', most kernel code among them'}.\n"
+        "Kernel stacks and structures can hold secrets (keys, file names, user data): "
+        "look at who will read it.\n"
+    )

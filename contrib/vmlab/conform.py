@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Hold a scan of a dump against what its own kernel answered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from drgn_reliable import Kernel, Scanner, TaskReport, open_dump
+
+from . import verdicts
+
+
+def scan(dump: Path) -> tuple[Kernel, list[TaskReport]]:
+    """The dump's kernel and the reports of its tasks, from its own memory alone."""
+    kernel = Kernel(open_dump(str(dump)))
+    return kernel, list(Scanner(kernel).reports(kernel.tasks))
+
+
+def differences(reports: Iterable[TaskReport], rows: str) -> list[str]:
+    """Every task for which a report is not what the kernel answered, a line each.
+
+    Tasks, their order, verdicts and entries have to be the kernel's. Tasks whose stacks were
+    damaged after the answer have to be there and to be refused now.
+    """
+    found = list(reports)
+    recorded = verdicts.parse(rows)
+    damaged = verdicts.damaged_pids(rows)
+    wrong = []
+    if [report.task for report in found] != [row.task for row in recorded]:
+        wrong.append(f"{len(found)} tasks, not the {len(recorded)} recorded in their order")
+    by_task = {report.task: report for report in found}
+    for row in recorded:
+        report = by_task.get(row.task)
+        if report is None:
+            wrong.append(f"{row.pid} {row.comm}: missing")
+            continue
+        answer = report.kernel
+        ours = (report.pid, report.tgid, report.comm, answer.verdict.value, answer.entries)
+        wanted = (row.pid, row.tgid, row.comm, row.verdict, row.entries)
+        if row.pid in damaged:
+            wanted = (*wanted[:3], "unreliable", ())
+        if ours != wanted:
+            wrong.append(f"{row.pid} {row.comm}: {_shown(ours)}, recorded {_shown(wanted)}")
+    return wrong
+
+
+def _shown(answer: tuple[int, int, str, str, tuple[int, ...]]) -> str:
+    *_, verdict, entries = answer
+    return f"{verdict} {' '.join(f'{entry:#x}' for entry in entries)}".rstrip()

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The rows that the oracle writes: what a running kernel answered for each of its tasks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+UNRELIABLE, RUNNING = -22, -16
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One "T" row."""
+
+    kind: str
+    """``task`` or ``idle``."""
+    task: int
+    """Address of its task_struct."""
+    pid: int
+    tgid: int
+    on_cpu: bool
+    answer: int
+    """Number of entries, or a negative error number: -22 unreliable, -16 running, not asked."""
+    entries: tuple[int, ...]
+    comm: str
+
+    @property
+    def verdict(self) -> str:
+        """As :class:`drgn_reliable.KernelVerdict` says it."""
+        return {UNRELIABLE: "unreliable", RUNNING: "running"}.get(self.answer, "reliable")
+
+
+def parse(rows: str) -> list[Recorded]:
+    """The "T" rows: ``T kind task pid tgid switches on_cpu state answer entries B plain comm``."""
+    return [_parse_row(row) for row in rows.splitlines() if row.startswith("T ")]
+
+
+def damaged_pids(rows: str) -> set[int]:
+    """The tasks of "D" rows, whose stacks were damaged after their kernel had answered."""
+    return {int(row.split()[2]) for row in rows.splitlines() if row.startswith("D ")}
+
+
+def counts(recorded: Iterable[Recorded]) -> dict[str, int]:
+    """How many tasks there are of each verdict."""
+    return dict(Counter(row.verdict for row in recorded))
+
+
+def _parse_row(row: str) -> Recorded:
+    head, _, tail = row.partition(" B ")
+    _, kind, task, pid, tgid, _, on_cpu, _, answer, entries = head.split(" ", 9)
+    return Recorded(
+        kind,
+        int(task, 16),
+        int(pid),
+        int(tgid),
+        on_cpu != "0",
+        int(answer),
+        tuple(int(word, 16) for word in entries.strip().split(",") if word),
+        tail.partition(" ")[2].strip(),
+    )
