@@ -27,6 +27,7 @@ from drgn_reliable.files.source import DumpFormatError, FileSource, Source
 __all__ = (
     "DumpFile",
     "OpenedDump",
+    "inspect_dump",
     "open_dump",
     "open_file",
     "opened_dump",
@@ -91,7 +92,7 @@ def open_dump(path: str, symbols: str | None = None, watch: Watch = unwatched) -
     """
     if symbols is not None and not os.path.isfile(symbols):
         raise UsageError(f"--symbols {symbols}: no such file")
-    dump = _open(path, watch)
+    dump = inspect_dump(path, watch)
     source = dump.file.source
     if isinstance(source, FileSource) and not _lacks_release(dump.file):
         prog = _drgn_program(path, source, dump.packed)
@@ -107,11 +108,43 @@ def opened_dump(prog: Program) -> OpenedDump | None:
     if _CACHE_KEY not in prog.cache:
         path = prog.core_dump_path
         try:
-            prog.cache[_CACHE_KEY] = _open(path, unwatched) if path else None
+            prog.cache[_CACHE_KEY] = inspect_dump(path) if path else None
         except DumpError:
             prog.cache[_CACHE_KEY] = None
     found: OpenedDump | None = prog.cache[_CACHE_KEY]
     return found
+
+
+def inspect_dump(path: str, watch: Watch = unwatched) -> OpenedDump:
+    """Read the headers of a dump, however it is stored; no drgn program is made of it.
+
+    :raises DumpError: if it is none.
+    """
+    if not os.path.isfile(path):
+        what = "is not a file" if os.path.exists(path) else "does not exist"
+        raise DumpError(f"{path}: {what}; name a vmcore")
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - it lives as long as the program
+    except OSError as e:
+        raise DumpError(f"{path}: may not be read ({e.strerror})") from e
+    source: Source = FileSource(file, path)
+    size, stored, flaws = source.size, "", []
+    packing = packing_of(source.read(0, 16))
+    if packing:
+        source = FileSource(unpack(file, path, packing, watch), path)
+        stored = f" in {packing.name}"
+    if source.read(0, len(FLATTENED_SIGNATURE)) == FLATTENED_SIGNATURE:
+        source = FlattenedSource(source)
+        stored = f", flattened{stored}"
+        if not source.complete:
+            flaws.append("flattened, and its end is missing: copy it again")
+    try:
+        dump = open_file(source)
+    except DumpFormatError as e:
+        raise DumpFormatError("; ".join([str(e), *flaws])) from e
+    flaws += dump.flaws()
+    problems = tuple(f"incomplete dump: {flaw}" for flaw in flaws)
+    return OpenedDump(path, size, dump.format + stored, packing is not None, dump, problems)
 
 
 def open_file(source: Source) -> DumpFile:
@@ -145,34 +178,6 @@ def physical_program(
     prog.add_memory_segment(0, _PHYSICAL_LIMIT, read, physical=True)
     prog.set_linux_kernel_custom(vmcoreinfo, False)
     return prog
-
-
-def _open(path: str, watch: Watch) -> OpenedDump:
-    if not os.path.isfile(path):
-        what = "is not a file" if os.path.exists(path) else "does not exist"
-        raise DumpError(f"{path}: {what}; name a vmcore")
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - it lives as long as the program
-    except OSError as e:
-        raise DumpError(f"{path}: may not be read ({e.strerror})") from e
-    source: Source = FileSource(file, path)
-    size, stored, flaws = source.size, "", []
-    packing = packing_of(source.read(0, 16))
-    if packing:
-        source = FileSource(unpack(file, path, packing, watch), path)
-        stored = f" in {packing.name}"
-    if source.read(0, len(FLATTENED_SIGNATURE)) == FLATTENED_SIGNATURE:
-        source = FlattenedSource(source)
-        stored = f", flattened{stored}"
-        if not source.complete:
-            flaws.append("flattened, and its end is missing: copy it again")
-    try:
-        dump = open_file(source)
-    except DumpFormatError as e:
-        raise DumpFormatError("; ".join([str(e), *flaws])) from e
-    flaws += dump.flaws()
-    problems = tuple(f"incomplete dump: {flaw}" for flaw in flaws)
-    return OpenedDump(path, size, dump.format + stored, packing is not None, dump, problems)
 
 
 def _lacks_release(dump: DumpFile) -> bool:

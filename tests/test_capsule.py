@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import stat
@@ -14,26 +13,16 @@ import pytest
 from drgn import FaultError
 
 from contrib.vmlab.conform import differences
-from drgn_reliable import DumpError, Kernel, Scanner, UsageError, capsule, cli, open_dump
+from drgn_reliable import DumpError, Kernel, UsageError, capsule, cli, open_dump
 from drgn_reliable.capsule import write_capsule
 from drgn_reliable.files.notes import iter_notes
 from drgn_reliable.opening import opened_dump
-from drgn_reliable.render.machine import write_json
 from drgn_reliable.tasks import Task
 from tests.conftest import Scanned
 from tests.dumps import DUMP_6_1
+from tests.reports import reported
 
 DUMP = str(DUMP_6_1.path)
-
-
-def reported(path: str, *wanted: str) -> str:
-    """The JSON of a scan, but for the dump's name."""
-    scanner = Scanner(Kernel(open_dump(path)))
-    tasks = scanner.kernel.tasks
-    report = scanner.dump_report("", scanner.reports(tasks.select(wanted) if wanted else tasks))
-    out = io.StringIO()
-    write_json(report, out)
-    return out.getvalue()
 
 
 def test_a_capsule_gives_the_same_report(scanned: Scanned, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import lzma
 import os
 import struct
@@ -28,7 +27,6 @@ from drgn_reliable.files import foreign, packed
 from drgn_reliable.files.flattened import FlattenedSource
 from drgn_reliable.files.source import FileSource
 from drgn_reliable.opening import opened_dump
-from drgn_reliable.render.machine import write_json
 from tests.containers import (
     PAGE_SIZE,
     elf_core,
@@ -38,6 +36,7 @@ from tests.containers import (
     without_release,
 )
 from tests.dumps import DUMP_6_1
+from tests.reports import reported
 
 ORIGINAL = DUMP_6_1.path
 STATUS_AT, SPLIT_AT, END_AT = 424, PAGE_SIZE + 12, PAGE_SIZE + 88
@@ -119,18 +118,9 @@ STORED: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-def report_of(path: Path) -> str:
-    scanner = Scanner(Kernel(open_dump(str(path))))
-    report = scanner.dump_report("", scanner.reports(scanner.kernel.tasks))
-    assert report.problems == ()
-    out = io.StringIO()
-    write_json(report, out)
-    return out.getvalue()
-
-
 @cache
 def expected_report() -> str:
-    return report_of(ORIGINAL)
+    return reported(str(ORIGINAL))
 
 
 @pytest.mark.parametrize("way", STORED)
@@ -150,7 +140,7 @@ def test_a_dump_gives_the_same_report_however_it_is_stored(
     assert dump is not None
     assert (dump.stored, dump.path, dump.size) == (stored, str(path), path.stat().st_size)
     assert os.listdir(places["temporary"]) == []
-    assert report_of(path) == expected_report()
+    assert reported(str(path)) == expected_report()
 
 
 @pytest.mark.parametrize("way", ["QEMU, flattened", "flattened ELF", "QEMU, snappy"])
@@ -181,7 +171,7 @@ def test_a_capsule_is_made_of_what_drgn_cannot_open(tmp_path: Path) -> None:
     path, output = tmp_path / "vmcore", tmp_path / "capsule"
     path.write_bytes(flattened(without_release(original())))
     write_capsule(str(path), str(output))
-    assert report_of(output) == expected_report()
+    assert reported(str(output)) == expected_report()
     dump = opened_dump(open_dump(str(output)))
     assert dump is not None and dump.stored == "kdump-compressed"
 

@@ -12,13 +12,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from . import lab, scenario
+from drgn_reliable import ReliableError
+
+from . import conform, lab, scenario, vmcores
 from .guest import GuestError
 from .oracle import OracleError
 from .packages import PackageError
 from .qmp import QmpError
 
-PROBLEMS = (scenario.ScenarioError, PackageError, GuestError, QmpError, OracleError, OSError)
+PROBLEMS = (
+    *(scenario.ScenarioError, PackageError, GuestError, QmpError, OracleError),
+    *(vmcores.VmcoresError, ReliableError, OSError),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,11 +34,17 @@ def parser() -> argparse.ArgumentParser:
     make = commands.add_parser("make", help="make the dumps of scenarios")
     make.add_argument("scenarios", nargs="+", metavar="SCENARIO", help="a name, or a YAML file")
     make.add_argument("-o", "--output", type=Path, required=True, help="directory for the dumps")
-    make.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")
-    make.add_argument("--mirror", help="a Debian mirror (default: that of this machine's apt)")
-    make.add_argument("--refresh", action="store_true", help="fetch the package lists again")
     make.add_argument("--kernel", help="another release, or a pattern of releases")
-    make.add_argument("--kvm", action="store_true", help="use KVM (default: emulation)")
+    rebuild = commands.add_parser("rebuild", help="make a directory's small dumps again")
+    rebuild.add_argument("directory", type=Path, help="where their manifest.yaml is")
+    rebuild.add_argument("files", nargs="*", metavar="FILE", help="only these of its dumps")
+    for command in (make, rebuild):
+        command.add_argument("--cache", type=Path, default=default_cache(), help="%(default)s")
+        command.add_argument("--mirror", help="a Debian mirror (default: that of apt here)")
+        command.add_argument("--refresh", action="store_true", help="fetch package lists again")
+        command.add_argument("--kvm", action="store_true", help="use KVM (default: emulation)")
+    hold = commands.add_parser("conform", help="hold scans of dumps against the recorded verdicts")
+    hold.add_argument("dumps", nargs="+", type=Path, metavar="DUMP", help="made by vmlab")
     return top
 
 
@@ -52,40 +63,68 @@ def list_scenarios() -> None:
         print(f"{name:24} {scenario.load(name).about}")
 
 
+def options_of(arguments: argparse.Namespace) -> lab.Options:
+    cache = arguments.cache.absolute()
+    return lab.Options(cache, arguments.mirror, arguments.refresh, arguments.kvm)
+
+
+def teller(name: str) -> lab.Say:
+    """A function that says how far something is, and since when."""
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{name} {time.monotonic() - started:5.1f}s] {text}", flush=True)
+
+    return say
+
+
 def make_one(name: str, arguments: argparse.Namespace) -> None:
     """Make one dump and say what is in it."""
     wanted = scenario.load(name)
     if arguments.kernel:
         suffix = arguments.kernel.replace("*", "")
         wanted = replace(wanted, kernel=arguments.kernel, name=f"{wanted.name}@{suffix}")
-    options = lab.Options(
-        arguments.cache.absolute(), arguments.mirror, arguments.refresh, arguments.kvm
-    )
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"[{wanted.name} {time.monotonic() - started:5.1f}s] {text}", flush=True)
-
+    say = teller(wanted.name)
     output = arguments.output.absolute() / wanted.name
-    manifest = lab.make(wanted, output, options, say)
+    manifest = lab.make(wanted, output, options_of(arguments), say)
     counts = ", ".join(f"{count} {kind}" for kind, count in manifest["verdicts"].items())
     say(f"{output}: {manifest['size'] >> 20} MiB; {counts}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    given = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, interrupt)
-    signal.signal(signal.SIGHUP, interrupt)
+def conform_one(dump: Path) -> bool:
+    """Hold one dump against the verdicts beside it, and say every difference."""
+    rows = dump.with_name("oracle.txt").read_text("utf-8", "surrogateescape")
+    _, reports = conform.scan(dump)
+    wrong = conform.differences(reports, rows)
+    for line in wrong:
+        print(f"{dump}: {line}")
+    print(f"{dump}: {len(reports)} tasks, {len(wrong) or 'no'} differences", flush=True)
+    return not wrong
+
+
+def run(given: argparse.Namespace) -> int:
     if given.command == "list":
         list_scenarios()
-        return 0
-    try:
+    elif given.command == "make":
         for name in given.scenarios:
             make_one(name, given)
+    elif given.command == "rebuild":
+        vmcores.rebuild(given.directory, given.files, options_of(given), teller)
+    else:
+        conforming = [conform_one(dump) for dump in given.dumps]
+        return int(not all(conforming))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser().parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    try:
+        return run(given)
     except PROBLEMS as error:
         print(f"vmlab: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

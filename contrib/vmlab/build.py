@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from .roots import run_in, workspace
 
 GUEST = Path(__file__).with_name("guest")
 FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-result")
+Unpack = Callable[[bytes], bytes]
+UNPACK: dict[str, Unpack] = {".ko": bytes, ".gz": gzip.decompress, ".xz": lzma.decompress}
 Say = Callable[[str], None]
 
 
@@ -37,8 +40,9 @@ class Kernel:
     def module(self, name: str) -> bytes:
         """A module of the kernel's own, uncompressed."""
         for path in self.root.rglob(f"{name}.ko*"):
-            data = path.read_bytes()
-            return lzma.decompress(data) if path.suffix == ".xz" else data
+            if path.suffix not in UNPACK:
+                raise PackageError(f"{self.release} has its modules compressed: {path.name}")
+            return UNPACK[path.suffix](path.read_bytes())
         raise PackageError(f"{self.release} has no module {name}")
 
 
@@ -66,11 +70,10 @@ def build(root: Path, machine: MachineType, release: str, say: Say) -> Built:
         if machine.cross_packages:
             make += [f"ARCH={machine.kbuild}", f"CROSS_COMPILE={machine.cross}"]
         run_in(root, make)
-        busybox = next(path for path in root.glob("usr/bin/busybox"))
         return Built(
             programs={
                 "states": (directory / "states").read_bytes(),
-                "busybox": busybox.read_bytes(),
+                "busybox": (root / "usr/bin/busybox").read_bytes(),
             },
             modules={p.name: p.read_bytes() for p in directory.glob("module/*.ko")},
         )

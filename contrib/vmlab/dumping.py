@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from drgn_reliable.files.flattened import FlattenedSource
+from drgn_reliable.files.source import FileSource
+
 from . import guest, oracle
-from .qmp import Qmp
-from .scenario import Dump, ScenarioError
+from .scenario import Dump
 
 Say = Callable[[str], None]
 BOOT_SECONDS = 180
@@ -26,23 +27,9 @@ SECTOR = 512
 DUMPED = re.compile(r"vmlab: dumped (\d+) bytes")
 
 
-@dataclass(frozen=True)
-class QmpMemory:
-    """A guest's physical memory, read while it is held still."""
-
-    qmp: Qmp
-    scratch: Path
-
-    def read(self, address: int, size: int, physical: bool = False) -> bytes:
-        assert physical
-        return self.qmp.physical_memory(address, size, self.scratch / "memory")
-
-
 def take(dump: Dump, command: list[str], directory: Path, say: Say) -> str:
     """Boot the guest and leave its dump as "vmcore"; returns the verdicts' rows."""
     ways = {"qmp": _by_qmp, "kdump": _by_kdump}
-    if dump.how not in ways:
-        raise ScenarioError(f"a dump is taken by {' or '.join(ways)}, not {dump.how!r}")
     say("booting")
     return ways[dump.how](dump, command, directory, say)
 
@@ -52,18 +39,32 @@ def _by_qmp(dump: Dump, command: list[str], directory: Path, say: Say) -> str:
     with guest.running(command, directory / "console.log", say) as running:
         address = _announced(running)
         running.wait_until_ready(address, VERDICT_SECONDS)
-        rows = oracle.read_rows(QmpMemory(running.qmp, running.scratch), address)
+        rows = oracle.read_rows(running.read_physical, address)
         say("dumping")
         running.qmp.dump(output, dump.format)
+    if dump.format != "elf" and not dump.flattened:
+        _reassemble(output)
     output.chmod(0o644)
-    if dump.format == "elf" and oracle.read_dump(output, address) != rows:
+    if oracle.read_dump(output, address) != rows:
         raise oracle.OracleError("the rows in the dump are not those of the guest")
     return rows
 
 
+def _reassemble(dump: Path) -> None:
+    """Put a flattened dump's pieces where they belong, as "makedumpfile -R" would."""
+    draft = dump.with_name("reassembled")
+    with dump.open("rb") as file, draft.open("wb") as target:
+        flattened = FlattenedSource(FileSource(file, dump.name))
+        for offset, size in flattened.spans():
+            target.seek(offset)
+            target.write(flattened.read(offset, size))
+    draft.replace(dump)
+
+
 def _by_kdump(dump: Dump, command: list[str], directory: Path, say: Say) -> str:
     with _disk(directory / "disk") as disk:
-        drive = f"if=none,id=disk,format=raw,file={disk}"
+        file = str(disk).replace(",", ",,")
+        drive = f"if=none,id=disk,format=raw,file={file}"
         command = [*command, "-drive", drive, "-device", "nvme,drive=disk,serial=vmlab"]
         with guest.running(command, directory / "console.log", say) as running:
             address = _announced(running)
@@ -97,3 +98,5 @@ def _extract(disk: Path, output: Path, size: int) -> None:
         while size and (block := source.read(min(size, 1 << 20))):
             target.write(block)
             size -= len(block)
+    if size:
+        raise oracle.OracleError(f"the disk ends {size} bytes before the dump does")

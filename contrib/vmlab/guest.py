@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from .qmp import Qmp, QmpError
+from .qmp import Qmp, QmpError, QmpLost
 
 MAGIC = b"VMLAB-ORACLE-01\0"
+POLL_SECONDS = 0.2
 ARMED, READY, OVERFLOW = 1, 2, 3
 HEADER = struct.Struct("16sQQQQ")  # magic, state, length, page size, page count
 ANNOUNCEMENT = re.compile(r"vmlab: oracle header at physical (0x[0-9a-f]+)")
-FAILURE = re.compile(r"vmlab: failed: (.*)|Kernel panic - not syncing: (?!vmlab:)(.*)")
+FAILURE = re.compile(r"vmlab: failed:(.*)|Kernel panic - not syncing: (?!vmlab:)(.*)")
 
 Say = Callable[[str], None]
 
@@ -31,30 +32,72 @@ class GuestError(Exception):
     """The guest did not reach the instant of the dump."""
 
 
+class Console:
+    """What QEMU and its guest say: logged, told, and kept until it is looked at."""
+
+    def __init__(self, stream: IO[bytes], log: IO[bytes], say: Say) -> None:
+        self._stream, self._log, self._say = stream, log, say
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._last = ""
+        self._reader = threading.Thread(target=self._follow, daemon=True)
+        self._reader.start()
+
+    def next(self, seconds: float) -> str:
+        """The next line; queue.Empty when there is none in that time."""
+        line = self._lines.get(timeout=seconds) if seconds > 0 else self._lines.get_nowait()
+        if line is None:
+            raise GuestError(f"QEMU ended early: {self._last}".rstrip(": "))
+        self._last = line or self._last
+        if failed := FAILURE.search(line):
+            raise GuestError(next(filter(None, failed.groups()), line).strip())
+        return line
+
+    def look(self) -> None:
+        """Look at what was said meanwhile, for failures only."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.next(0)
+
+    def end(self) -> None:
+        """Wait for the last line, when QEMU has ended."""
+        self._reader.join()
+
+    def _follow(self) -> None:
+        """Copy the console to the log and to the queue; None marks its end."""
+        try:
+            for raw in self._stream:
+                self._log.write(raw)
+                self._log.flush()
+                line = raw.decode(errors="replace").rstrip()
+                if "vmlab:" in line or "states:" in line:
+                    self._say(line)
+                self._lines.put(line)
+        finally:
+            self._lines.put(None)
+
+
 @dataclass
 class Guest:
-    """A running QEMU: its process, its console's lines, its QMP connection."""
+    """A running QEMU: its console, its QMP connection."""
 
-    process: subprocess.Popen[bytes]
-    lines: queue.Queue[str | None]
+    console: Console
     qmp: Qmp
     scratch: Path
 
     def wait_for(self, pattern: re.Pattern[str], seconds: float) -> re.Match[str]:
         """The first console line that matches; the guest's own failures are raised."""
         deadline = time.monotonic() + seconds
-        while True:
-            line = self._next_line(deadline, pattern)
-            if found := pattern.search(line):
-                return found
-            if failed := FAILURE.search(line):
-                raise GuestError(next(filter(None, failed.groups())))
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if found := pattern.search(self.console.next(deadline - time.monotonic())):
+                    return found
+        raise GuestError(f"the console never said {pattern.pattern!r} in {seconds:g} seconds")
 
     def wait_until_ready(self, address: int, seconds: float) -> None:
         """Poll the oracle's header in guest memory until its rows are complete."""
         deadline = time.monotonic() + seconds
         while True:
-            self._drain()
+            self.console.look()
             state = self.oracle_state(address)
             if state == READY:
                 return
@@ -62,82 +105,67 @@ class Guest:
                 raise GuestError("the oracle's buffer is too small for this guest")
             if time.monotonic() > deadline:
                 raise GuestError(f"no verdicts after {seconds:g} seconds")
-            time.sleep(0.2)
+            time.sleep(POLL_SECONDS)
+
+    def read_physical(self, address: int, size: int) -> bytes:
+        """Physical memory, as it is now."""
+        return self.qmp.physical_memory(address, size, self.scratch / "memory")
 
     def oracle_state(self, address: int) -> int:
-        data = self.qmp.physical_memory(address, HEADER.size, self.scratch / "header")
+        data = self.read_physical(address, HEADER.size)
         magic, state = HEADER.unpack(data)[:2]
         if magic != MAGIC:
             raise GuestError(f"no oracle header at physical {address:#x}")
         return int(state)
 
-    def _drain(self) -> None:
-        """Look at what the console said meanwhile, for failures only."""
-        with contextlib.suppress(queue.Empty):
-            while (line := self.lines.get_nowait()) is not None:
-                if failed := FAILURE.search(line):
-                    raise GuestError(next(filter(None, failed.groups())))
-            raise GuestError("QEMU ended early")
-
-    def _next_line(self, deadline: float, pattern: re.Pattern[str]) -> str:
-        try:
-            line = self.lines.get(timeout=max(0.0, deadline - time.monotonic()))
-        except queue.Empty:
-            raise GuestError(f"the console never said {pattern.pattern!r}") from None
-        if line is None:
-            raise GuestError("QEMU ended early")
-        return line
-
 
 @contextlib.contextmanager
-def running(command: list[str], console: Path, say: Say) -> Iterator[Guest]:
-    """QEMU as a context: no process and no temporary file is left behind."""
-    with tempfile.TemporaryDirectory(prefix="vmlab-") as directory:
+def running(command: list[str], log: Path, say: Say, seconds: float = 30.0) -> Iterator[Guest]:
+    """QEMU as a context: no process and no temporary file is left behind.
+
+    It has that time to start. When it ends or fails meanwhile, the GuestError says why.
+    """
+    with tempfile.TemporaryDirectory(prefix="vmlab-") as directory, log.open("wb") as file:
         scratch = Path(directory)
         socket = scratch / "qmp"
         command = [*command, "-qmp", f"unix:{socket},server=on,wait=off"]
-        with console.open("wb") as log, _process(command) as process:
-            lines: queue.Queue[str | None] = queue.Queue()
+        with _process(command) as process:
             assert process.stdout is not None
-            reader = threading.Thread(
-                target=_follow, args=(process.stdout, log, lines, say), daemon=True
-            )
-            reader.start()
+            console = Console(process.stdout, file, say)
             try:
-                with contextlib.closing(_qmp(socket, process)) as qmp:
-                    yield Guest(process, lines, qmp, scratch)
+                with contextlib.closing(_qmp(socket, process, seconds)) as qmp:
+                    yield Guest(console, qmp, scratch)
+            except QmpLost:
+                _ended(process, console)
+                raise
             finally:
                 process.kill()
-                reader.join()
+                console.end()
 
 
-def _qmp(socket: Path, process: subprocess.Popen[bytes]) -> Qmp:
+def _qmp(socket: Path, process: subprocess.Popen[bytes], seconds: float) -> Qmp:
     try:
-        return Qmp(socket)
+        return Qmp(socket, seconds, lambda: process.poll() is None)
+    except QmpLost:
+        raise
     except QmpError as error:
-        process.kill()
         raise GuestError(f"QEMU did not start: {error}") from None
+
+
+def _ended(process: subprocess.Popen[bytes], console: Console) -> None:
+    """If QEMU has ended, raise its last words: they say more than a lost connection."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1)
+        console.end()
+        console.look()
 
 
 @contextlib.contextmanager
 def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _follow(stream: IO[bytes], log: IO[bytes], lines: queue.Queue[str | None], say: Say) -> None:
-    """Copy the console to the log and to the queue; None marks its end."""
-    for raw in stream:
-        log.write(raw)
-        log.flush()
-        line = raw.decode(errors="replace").rstrip()
-        if "vmlab:" in line or "states:" in line:
-            say(line)
-        lines.put(line)
-    lines.put(None)
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

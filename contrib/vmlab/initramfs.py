@@ -45,7 +45,7 @@ class Initramfs:
 
     def write(self, output: BinaryIO) -> None:
         """Write the finished archive; the same contents give the same bytes."""
-        with gzip.GzipFile(fileobj=output, mode="wb", mtime=0) as archive:
+        with gzip.GzipFile("", fileobj=output, mode="wb", mtime=0) as archive:
             for part in self._parts:
                 archive.write(part)
             archive.write(_member("TRAILER!!!", 0, 0))

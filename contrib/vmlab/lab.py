@@ -6,18 +6,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import dumping, oracle
+from . import dumping, verdicts
 from .build import Kernel, build
 from .machines import MACHINES, MachineType
 from .pack import pack
-from .packages import Apt
+from .packages import Apt, PackageError, run
 from .roots import build_root, kernel_root
 from .scenario import Scenario, ScenarioError
 
@@ -39,33 +38,33 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     """Make a scenario's dump in a directory that is complete or does not exist."""
     if output.exists():
         raise ScenarioError(f"{output} exists already")
-    machine = machine_of(scenario)
+    machine = MACHINES[scenario.architecture]
+    emulator = version_of(machine.qemu)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         kernel = prepare(scenario, machine, unfinished / "initramfs", options, say)
         command = qemu_command(scenario, machine, kernel, unfinished / "initramfs", options)
         rows = dumping.take(scenario.dump, command, unfinished, say)
-        (unfinished / "oracle.txt").write_text(rows, errors="surrogateescape")
+        (unfinished / "oracle.txt").write_bytes(rows.encode(errors="surrogateescape"))
         (unfinished / "initramfs").unlink()
-        manifest = describe(scenario, kernel, command, unfinished, rows)
+        how = {"qemu": emulator, "accelerator": "kvm" if options.kvm else "tcg"}
+        manifest = describe(scenario, kernel, how, unfinished, rows)
         (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         unfinished.chmod(0o755)
         unfinished.rename(output)
-    except BaseException:
-        _keep_console(unfinished, output, say)
+    except BaseException as error:
+        words = _last_words(error, unfinished / "console.log")
         shutil.rmtree(unfinished, ignore_errors=True)
+        if words:
+            say("the last words were:\n    " + "\n    ".join(words))
         raise
     return manifest
 
 
-def machine_of(scenario: Scenario) -> MachineType:
-    if scenario.architecture not in MACHINES:
-        raise ScenarioError(
-            f"{scenario.name}: architecture {scenario.architecture!r}; "
-            f"there are {', '.join(MACHINES)}"
-        )
-    return MACHINES[scenario.architecture]
+def version_of(qemu: str) -> str:
+    """What QEMU calls itself; asked before anything else, for it may not be there."""
+    return run([qemu, "--version"]).partition("\n")[0]
 
 
 def prepare(
@@ -111,10 +110,9 @@ def qemu_command(
 
 
 def describe(
-    scenario: Scenario, kernel: Kernel, command: list[str], directory: Path, rows: str
+    scenario: Scenario, kernel: Kernel, how: dict[str, str], directory: Path, rows: str
 ) -> dict[str, Any]:
     """The manifest's entry: what this dump is and how it was made."""
-    version = subprocess.run([command[0], "--version"], capture_output=True, text=True)
     dump = directory / "vmcore"
     return {
         "name": scenario.name,
@@ -122,8 +120,8 @@ def describe(
         "architecture": scenario.architecture,
         "release": kernel.release,
         "scenario": asdict(scenario),
-        "qemu": version.stdout.splitlines()[0],
-        "verdicts": oracle.count_verdicts(rows),
+        **how,
+        "verdicts": verdicts.counts(verdicts.parse(rows)),
         "size": dump.stat().st_size,
         "sha256": {name: _sha256(directory / name) for name in ("vmcore", "oracle.txt")},
     }
@@ -137,9 +135,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _keep_console(unfinished: Path, output: Path, say: Say) -> None:
-    """The console of a failed guest is all there is to learn from: keep its end."""
-    console = unfinished / "console.log"
-    if console.exists():
-        lines = console.read_text(errors="replace").splitlines()[-15:]
-        say("the guest's last words:\n    " + "\n    ".join(lines))
+def _last_words(error: BaseException, console: Path) -> Sequence[str]:
+    """What failed may have said more than one line: a compiler, or the guest."""
+    if isinstance(error, PackageError):
+        return error.words
+    return console.read_text(errors="replace").splitlines()[-15:] if console.exists() else ()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from pathlib import Path
 
 from .build import GUEST, Built, Kernel
@@ -58,7 +59,8 @@ def _image(built: Built, init: str) -> Initramfs:
 
 def _finished(image: Initramfs, settings: dict[str, str]) -> bytes:
     """The archive, with the variables that its init reads."""
-    image.file("etc/vmlab", "".join(f'{key}="{value}"\n' for key, value in settings.items()))
+    lines = [f"{key}={shlex.quote(value)}\n" for key, value in settings.items()]
+    image.file("etc/vmlab", "".join(lines))
     output = io.BytesIO()
     image.write(output)
     return output.getvalue()

@@ -13,17 +13,24 @@ import hashlib
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 Say = Callable[[str], None]
 BATCH = 10  # packages at a time, so that progress shows
 INSTALL = re.compile(r"^Inst (\S+) \((\S+) ")
+ERROR = re.compile(r"^(E|tar): |\berror\b", re.IGNORECASE)
+FLAVOUR = re.compile(r"(-(?!rc\d)[a-z][a-z0-9]*)+$")
 TARGET = re.compile(r"^(?P<uri>\S+) (?P<codename>\S+) (?P<origin>.*)$")
 
 
 class PackageError(Exception):
-    """apt or dpkg could not do what was asked."""
+    """apt, dpkg or a compiler could not do what was asked; "words" are its last ones."""
+
+    def __init__(self, text: str, words: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.words = words
 
 
 class Apt:
@@ -38,7 +45,7 @@ class Apt:
         mirror: str | None = None,
         foreign: Sequence[str] = (),
     ) -> None:
-        self.say = say
+        self.say, self.architecture = say, architecture
         self.archives = cache / "packages"
         key = hashlib.sha256(repr((architecture, suites, mirror, foreign)).encode())
         self.state = cache / "apt" / f"{architecture}-{'-'.join(suites)}-{key.hexdigest()[:8]}"
@@ -66,12 +73,12 @@ class Apt:
         rest = [name[len(prefix) :] for name in packages]
         found = fnmatch.filter(rest, pattern)
         if not found:
-            like = sorted((r for r in rest if r[:1].isdigit()), key=_version_key)
+            like = sorted((r for r in rest if r[:1].isdigit()), key=_release_key)
             raise PackageError(
                 f"no package {prefix}{pattern} in {', '.join(self._suites)}; "
                 f"there are {', '.join(like[-12:]) or 'none'}"
             )
-        return max(found, key=_version_key)
+        return max(found, key=_release_key)
 
     def closure(self, packages: Sequence[str]) -> list[tuple[str, str]]:
         """These packages and all they depend on, as (name, version)."""
@@ -90,12 +97,16 @@ class Apt:
             self._apt("apt-get", "download", "-qq", *batch, cwd=self.archives)
         files = [self._cached(item) for item in packages]
         if None in files:
-            raise PackageError(f"apt did not leave {packages[files.index(None)]} in the cache")
+            name, version = packages[files.index(None)]
+            raise PackageError(f"apt did not leave {name} {version} in the cache")
         return [file for file in files if file]
 
     def _cached(self, item: tuple[str, str]) -> Path | None:
-        name, version = item[0].partition(":")[0], item[1].replace(":", "%3a")
-        return next(self.archives.glob(f"{name}_{version}_*.deb"), None)
+        name, _, architecture = item[0].partition(":")
+        start = f"{name}_{item[1].replace(':', '%3a')}"
+        kinds = (architecture or self.architecture, "all")
+        files = [self.archives / f"{start}_{kind}.deb" for kind in kinds]
+        return next(filter(Path.exists, files), None)
 
     def _make_options(self, architecture: str, foreign: Sequence[str]) -> list[str]:
         settings = {
@@ -162,24 +173,47 @@ def unpack(files: Sequence[Path], root: Path) -> None:
     """Unpack packages into a directory, as dpkg would, but run none of their scripts."""
     root.mkdir(parents=True, exist_ok=True)
     for file in files:
-        archive = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", file], stdout=subprocess.PIPE)
+        command = ["dpkg-deb", "--fsys-tarfile", str(file)]
         tar = ["tar", "-x", "--keep-directory-symlink", "--no-same-owner", "-C", str(root)]
-        with archive:
-            result = subprocess.run(tar, stdin=archive.stdout, capture_output=True, text=True)
-        if archive.returncode or result.returncode:
-            raise PackageError(f"{file.name} does not unpack: {result.stderr.strip()}")
+        with (
+            tempfile.TemporaryFile("w+") as words,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words) as archive,
+        ):
+            result = subprocess.run(tar, stdin=archive.stdout, stdout=words, stderr=words)
+            assert archive.stdout is not None
+            archive.stdout.close()
+            archive.wait()
+            if archive.returncode or result.returncode:
+                words.seek(0)
+                raise failed(f"unpacking {file.name}", words.read())
 
 
 def run(command: Sequence[str], cwd: Path | None = None) -> str:
-    """Run a command; its last words become the exception when it fails."""
+    """Run a command."""
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
     if result.returncode:
-        words = (result.stderr.strip() or result.stdout.strip()).splitlines()[-15:]
-        raise PackageError(f"{command[0]} failed:\n" + "\n".join(words))
+        raise failed(command[0], result.stderr.strip() or result.stdout)
     return result.stdout
 
 
-def _version_key(text: str) -> list[tuple[int, str]]:
-    """Numbers compare as numbers."""
-    return [(int(part or 0), rest) for part, rest in re.findall(r"(\d*)(\D*)", text)]
+def failed(what: str, output: str) -> PackageError:
+    """The exception for a command that failed: the line that tells most, and the last ones."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR.search(line)]
+    return PackageError(f"{what} failed: {[*errors, *lines[-1:], 'no word'][0]}", lines[-30:])
+
+
+def _release_key(release: str) -> tuple[list[tuple[list[int], int]], int]:
+    """Releases in dpkg's order of versions; of one version's flavours the plainest is last."""
+    version = FLAVOUR.sub("", release)
+    parts = re.findall(r"(\D*)(\d*)", version.replace("-rc", "~rc"))
+    key = [([*map(_weight, text), 0], int(number or 0)) for text, number in parts]
+    return key, len(version) - len(release)
+
+
+def _weight(character: str) -> int:
+    """A tilde comes before the end of a version, which is 0; letters before all else."""
+    if character == "~":
+        return -1
+    return ord(character) if character.isalpha() else ord(character) + 256

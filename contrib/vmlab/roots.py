@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .packages import Apt, PackageError, unpack
+from .packages import Apt, failed, unpack
 
 # With busybox as the rest of the system, this compiles programs and kernel modules.
 TOOLS = (
@@ -21,6 +21,7 @@ TOOLS = (
     *("gcc", "grep", "libc-bin", "libc6-dev", "make", "mawk", "sed"),
 )
 MERGED = ("bin", "lib", "lib64", "sbin")
+ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/tmp"}
 
 
 def kernel_root(apt: Apt, cache: Path, release: str) -> Path:
@@ -47,18 +48,16 @@ def run_in(root: Path, command: Sequence[str]) -> str:
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     if os.geteuid():
         unshare.append("--map-root-user")
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/tmp"}
     result = subprocess.run(
         [*unshare, "sh", "-c", script, str(root), *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=environment,
+        env=ENVIRONMENT,
     )
     output = result.stdout.decode(errors="replace")
     if result.returncode:
-        words = output.splitlines()[-30:]
-        raise PackageError(f"{command[0]} failed:\n" + "\n".join(words))
+        raise failed(command[0], output)
     return output
 
 

@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Scenarios: what to boot, what to run in it, and how to take the dump.
 
-One YAML file describes one scenario; see ``README.md`` for its keys. A key that
-is not known is an error, so a spelling mistake cannot silently change a dump.
+One YAML file describes one scenario; see ``README.md`` for its keys. A key or a value
+that cannot be is an error, so a spelling mistake cannot silently change a dump.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, get_type_hints
 
 import yaml
 
+from .machines import MACHINES
+
 SCENARIOS = Path(__file__).with_name("scenarios")
-T = TypeVar("T")
+CHOICES = {
+    "architecture": tuple(MACHINES),
+    "how": ("qmp", "kdump"),
+    "format": ("elf", "kdump-zlib", "kdump-lzo", "kdump-snappy"),
+}
 
 
 class ScenarioError(Exception):
@@ -55,6 +61,7 @@ class Dump:
 
     how: str = "qmp"
     format: str = "elf"
+    flattened: bool = True  # of kdump formats: as QEMU writes it, or reassembled
     makedumpfile: str = "-c -d 31"
 
 
@@ -72,6 +79,9 @@ class Scenario:
     dump: Dump = field(default_factory=Dump)
 
 
+SECTIONS = {"machine": Machine, "workload": Workload, "dump": Dump}
+
+
 def names() -> list[str]:
     """The scenarios there are."""
     return sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
@@ -84,24 +94,34 @@ def load(name: str) -> Scenario:
         path = SCENARIOS / f"{name}.yaml"
     if not path.exists():
         raise ScenarioError(f"no scenario {name!r}; there are: {', '.join(names())}")
-    values = _read(path)
-    for key, kind in (("machine", Machine), ("workload", Workload), ("dump", Dump)):
-        values[key] = _make(kind, values.get(key) or {}, f"{path.name}: {key}")
-    values["name"] = path.stem
-    return _make(Scenario, values, path.name)
+    values = _read(path, ())
+    wanted = [item for item in fields(Scenario) if item.default_factory is MISSING]
+    if missing := [item.name for item in wanted if item.name not in {"name", *values}]:
+        raise ScenarioError(f"{path.name}: there is no {' and no '.join(missing)}")
+    for key, kind in SECTIONS.items():
+        values[key] = kind(**values.get(key, {}))
+    return Scenario(name=path.stem, **values)
 
 
-def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+def _read(path: Path, likes: tuple[str, ...]) -> dict[str, Any]:
     """The file's keys, over those of the scenario that it is "like"."""
-    values = yaml.safe_load(path.read_text())
+    try:
+        values = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        raise ScenarioError(f"{path.name}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ScenarioError(f"{path.name}: not a mapping")
     like = values.pop("like", None)
+    values = _checked(Scenario, values, f"{path.name}: ")
     if like is None:
         return values
-    if depth > 5:
-        raise ScenarioError(f"{path.name}: too many levels of 'like'")
-    return _merged(_read(path.with_name(f"{like}.yaml"), depth + 1), values)
+    base = path.with_name(f"{like}.yaml")
+    problem = f"{path.name}: like is {like!r}"
+    if like in likes:
+        raise ScenarioError(f"{problem}, a circle of {', '.join(likes)}")
+    if not base.exists():
+        raise ScenarioError(f"{problem}, but there is no {base.name}")
+    return _merged(_read(base, (*likes, like)), values)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -113,12 +133,34 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _make(kind: type[T], values: dict[str, Any], where: str) -> T:
-    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    if unknown := set(values) - known:
-        raise ScenarioError(f"{where}: unknown {', '.join(sorted(unknown))}")
-    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    try:
-        return kind(**frozen)
-    except TypeError as error:
-        raise ScenarioError(f"{where}: {error}") from None
+def _checked(kind: type, values: dict[Any, Any], where: str) -> dict[str, Any]:
+    """The values, lists made tuples, if each has a key of that kind and its type."""
+    hints = get_type_hints(kind)
+    hints.pop("name", None)  # that is the file's
+    result = {}
+    for key, value in values.items():
+        problem = f"{where}{key} is {value!r}"
+        if key not in hints:
+            raise ScenarioError(f"{problem}, but the keys are {', '.join(hints)}")
+        if key in SECTIONS and isinstance(value, dict):
+            value = _checked(SECTIONS[key], value, f"{where}{key}.")
+        elif not _fits(value, hints[key]):
+            raise ScenarioError(f"{problem}, not {_called(hints[key])}")
+        elif value not in CHOICES.get(key, (value,)):
+            raise ScenarioError(f"{problem}, not one of {', '.join(CHOICES[key])}")
+        result[key] = tuple(value) if isinstance(value, list) else value
+    return result
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if hint == tuple[str, ...]:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _called(hint: Any) -> str:
+    """A type as the author of a file calls it."""
+    names = {str: "text", int: "a whole number", bool: "true or false"}
+    if hint in SECTIONS.values():
+        return "a mapping"
+    return "a list of texts" if hint == tuple[str, ...] else names.get(hint, "text")

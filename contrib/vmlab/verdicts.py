@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-UNRELIABLE, RUNNING = -22, -16
+NAMES = {-22: "unreliable", -16: "running", -38: "unsupported"}
+"""By error number: EINVAL, EBUSY (a running task is not asked), ENOSYS (there is no such walk)."""
 
 
 @dataclass(frozen=True)
@@ -22,29 +23,34 @@ class Recorded:
     tgid: int
     on_cpu: bool
     answer: int
-    """Number of entries, or a negative error number: -22 unreliable, -16 running, not asked."""
+    """Number of entries, or a negative error number."""
     entries: tuple[int, ...]
     comm: str
 
     @property
     def verdict(self) -> str:
-        """As :class:`drgn_reliable.KernelVerdict` says it."""
-        return {UNRELIABLE: "unreliable", RUNNING: "running"}.get(self.answer, "reliable")
+        """As :class:`drgn_reliable.KernelVerdict` says it; an unknown error is never reliable."""
+        return "reliable" if self.answer >= 0 else NAMES.get(self.answer, f"error {self.answer}")
 
 
 def parse(rows: str) -> list[Recorded]:
     """The "T" rows: ``T kind task pid tgid switches on_cpu state answer entries B plain comm``."""
-    return [_parse_row(row) for row in rows.splitlines() if row.startswith("T ")]
+    return [_parse_row(row) for row in _lines(rows) if row.startswith("T ")]
 
 
 def damaged_pids(rows: str) -> set[int]:
     """The tasks of "D" rows, whose stacks were damaged after their kernel had answered."""
-    return {int(row.split()[2]) for row in rows.splitlines() if row.startswith("D ")}
+    return {int(row.split()[2]) for row in _lines(rows) if row.startswith("D ")}
 
 
 def counts(recorded: Iterable[Recorded]) -> dict[str, int]:
     """How many tasks there are of each verdict."""
     return dict(Counter(row.verdict for row in recorded))
+
+
+def _lines(rows: str) -> list[str]:
+    """The rows; a task's name can have what other systems end a line with."""
+    return rows.split("\n")
 
 
 def _parse_row(row: str) -> Recorded:
@@ -58,5 +64,5 @@ def _parse_row(row: str) -> Recorded:
         on_cpu != "0",
         int(answer),
         tuple(int(word, 16) for word in entries.strip().split(",") if word),
-        tail.partition(" ")[2].strip(),
+        tail.partition(" ")[2],
     )

@@ -41,7 +41,9 @@ def rebuild(
     """
     path = directory / MANIFEST
     text = path.read_text()
-    header = text[: text.index("dumps:")]
+    header, found, _ = text.partition("dumps:")
+    if not found:
+        raise VmcoresError(f"{path}: lists no dumps")
     entries: list[dict[str, Any]] = yaml.safe_load(text)["dumps"]
     known = [entry["file"] for entry in entries]
     if unknown := set(files) - set(known):
@@ -56,7 +58,7 @@ def _rebuild_one(directory: Path, entry: dict[str, Any], options: lab.Options, s
     with tempfile.TemporaryDirectory(prefix=".vmlab-", dir=directory) as workplace:
         made = Path(workplace) / "made"
         lab.make(scenario.load(entry["scenario"]), made, options, say)
-        rows = (made / "oracle.txt").read_text(errors="surrogateescape")
+        rows = (made / "oracle.txt").read_text("utf-8", "surrogateescape")
         _hold(made / "vmcore", rows, say)
         capsule = Path(workplace) / "capsule"
         summary = write_capsule(str(made / "vmcore"), str(capsule))
@@ -77,7 +79,9 @@ def _rebuild_one(directory: Path, entry: dict[str, Any], options: lab.Options, s
 def _hold(dump: Path, rows: str, say: Say) -> tuple[str, str]:
     kernel, reports = conform.scan(dump)
     if wrong := conform.differences(reports, rows):
-        raise VmcoresError("\n    ".join([f"{dump.name} differs from its kernel:", *wrong]))
+        for line in wrong:
+            say(line)
+        raise VmcoresError(f"{dump.name}: {len(wrong)} differences from its kernel's verdicts")
     say(f"{dump.name}: {len(reports)} tasks, all as their kernel says")
     return kernel.release, kernel.unwinder.name
 

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Remaking the small dumps: replaced when they are their kernel's, and only then."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from contrib.vmlab import __main__, lab, scenario, vmcores
+from tests.dumps import DUMP_6_1
+from tests.reports import reported
+
+HEADER = "# What a person wrote.\n"
+ENTRY = {
+    "file": "mine.kdump",
+    "scenario": "x86_64-6.1",
+    "release": "6.1.0-1",
+    "architecture": "x86_64",
+    "unwinder": "an older one",
+    "sha256": "0",
+    "verdicts": "mine.verdicts",
+    "shows": "a test",
+}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory of one small dump, of an earlier day."""
+    other = {**ENTRY, "file": "other.kdump", "scenario": "no such scenario"}
+    text = yaml.safe_dump({"dumps": [ENTRY, other]}, sort_keys=False)
+    (tmp_path / "manifest.yaml").write_text(HEADER + text)
+    (tmp_path / "mine.kdump").write_bytes(b"earlier")
+    (tmp_path / "mine.verdicts").write_text("earlier")
+    return tmp_path
+
+
+def fake_make(change: Callable[[str], str] = str) -> Callable[..., None]:
+    """Stands for the guest: leaves a dump of these tests, and its verdicts with a change."""
+
+    def make(wanted: scenario.Scenario, output: Path, options: object, say: object) -> None:
+        assert wanted.name == "x86_64-6.1"
+        output.mkdir()
+        shutil.copy(DUMP_6_1.path, output / "vmcore")
+        (output / "oracle.txt").write_text(change(DUMP_6_1.rows))
+
+    return make
+
+
+def test_a_rebuilt_dump_is_its_kernel_s_and_so_is_its_entry(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The capsule, the verdicts and the entry are new; comments and other entries stay."""
+    monkeypatch.setattr(lab, "make", fake_make())
+    assert __main__.main(["rebuild", str(directory), "mine.kdump"]) == 0
+    shown = capsys.readouterr().out
+    told = f"{DUMP_6_1.count()} tasks, all as their kernel says"
+    assert f"vmcore: {told}" in shown and f"capsule: {told}" in shown
+    text = (directory / "manifest.yaml").read_text()
+    mine, other = yaml.safe_load(text)["dumps"]
+    data = (directory / "mine.kdump").read_bytes()
+    assert text.startswith(HEADER) and other["sha256"] == "0"
+    assert mine == {
+        **ENTRY,
+        "release": DUMP_6_1.release,
+        "unwinder": DUMP_6_1.unwinder,
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    assert (directory / "mine.verdicts").read_text() == DUMP_6_1.rows
+    assert reported(str(directory / "mine.kdump")) == reported(str(DUMP_6_1.path))
+    assert sorted(os.listdir(directory)) == ["manifest.yaml", "mine.kdump", "mine.verdicts"]
+
+
+FAILURES: dict[str, tuple[list[str], Callable[[str], str], str]] = {
+    "another verdict": (
+        ["mine.kdump"],
+        lambda rows: rows.replace(" -22  B ", " -5  B ", 1),
+        "vmlab: vmcore: 1 differences from its kernel's verdicts",
+    ),
+    "an unknown dump": (["your.kdump"], str, "no your.kdump; there are mine.kdump, other.kdump"),
+    "an unknown scenario": (["other.kdump"], str, "no scenario 'no such scenario'"),
+}
+
+
+@pytest.mark.parametrize(("files", "change", "message"), FAILURES.values(), ids=FAILURES.keys())
+def test_what_does_not_conform_replaces_nothing(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    files: list[str],
+    change: Callable[[str], str],
+    message: str,
+) -> None:
+    """One line says what is wrong; every file is as it was, and none is left over."""
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    monkeypatch.setattr(lab, "make", fake_make(change))
+    assert __main__.main(["rebuild", str(directory), *files]) == 1
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_a_large_capsule_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What git would have to keep for ever has a limit."""
+    monkeypatch.setattr(lab, "make", fake_make())
+    monkeypatch.setattr(vmcores, "LARGEST", 1 << 20)
+    with pytest.raises(vmcores.VmcoresError, match=r"^mine.kdump: \d+ bytes, over 1048576$"):
+        vmcores.rebuild(directory, ["mine.kdump"], lab.Options(directory), lambda name: print)
+    assert (directory / "mine.kdump").read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize(
+    ("change", "status"), [(str, 0), (lambda r: r.replace(" -22  B ", " -5  B ", 1), 1)]
+)
+def test_conform_says_whether_a_dump_is_its_kernel_s(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[str], str],
+    status: int,
+) -> None:
+    """Every difference is a line, and the exit status says whether there is one."""
+    made = tmp_path / "made"
+    fake_make(change)(scenario.load("x86_64-6.1"), made, None, None)
+    assert __main__.main(["conform", str(made / "vmcore")]) == status
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert len(lines) == status
+    count = "1" if status else "no"
+    assert last == f"{made / 'vmcore'}: {DUMP_6_1.count()} tasks, {count} differences"
