@@ -12,13 +12,12 @@ import re
 from collections.abc import Callable, Mapping
 
 from drgn import (
-    Architecture,
     FaultError,
     Program,
 )
 
-from drgn_reliable.arch.x86_64 import REGISTERS, SAVED_SP, STARTUP, Facts, ends_call
-from drgn_reliable.arch.x86_orc import OrcUnwinder
+from drgn_reliable.arch.base import Parts
+from drgn_reliable.arch.known import ARCHITECTURES
 from drgn_reliable.btf import Btf, BtfError
 from drgn_reliable.btftypes import BtfTypes
 from drgn_reliable.errors import DumpError, MissingInformation, UnsupportedKernel
@@ -31,6 +30,7 @@ from drgn_reliable.memory import (
 )
 from drgn_reliable.modules import ModuleList
 from drgn_reliable.opening import opened_dump
+from drgn_reliable.platforms import machine_of
 from drgn_reliable.registers import CrashRegisters
 from drgn_reliable.returns import FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
@@ -41,19 +41,6 @@ __all__ = ("Kernel",)
 
 _FINDER = "drgn_reliable"
 """Name under which the finders are registered with drgn."""
-
-ARCHITECTURE_NAMES = {
-    Architecture.X86_64: "x86_64",
-    Architecture.I386: "i386",
-    Architecture.AARCH64: "aarch64",
-    Architecture.ARM: "arm",
-    Architecture.PPC64: "ppc64",
-    Architecture.RISCV64: "riscv64",
-    Architecture.RISCV32: "riscv32",
-    Architecture.S390X: "s390x",
-    Architecture.S390: "s390",
-    Architecture.UNKNOWN: "unknown",
-}
 
 
 def _debug_file(prog: Program) -> str | None:
@@ -97,35 +84,21 @@ class Kernel:
             ) from e
 
     def _assemble(self, cpu_registers: Callable[[Task], Mapping[str, int] | None] | None) -> None:
-        prog = self.prog
-        self.facts = Facts(prog, self.symbols)
+        prog, symbols, arch = self.prog, self.symbols, ARCHITECTURES[self.architecture]
+        self.facts = arch.facts(prog, symbols)
         self.cpu_registers = cpu_registers or CrashRegisters(
-            prog, self.symbols, self.facts.register_offsets, REGISTERS
+            prog, symbols, self.facts.register_offsets, self.facts.registers
         )
-        self.modules = ModuleList(prog, self.symbols.address("modules"))
+        self.modules = ModuleList(prog, symbols.address("modules"))
         page_size = int(self.vmcoreinfo.get("PAGESIZE", "4096"))
-        self.generated = GeneratedText(prog, self.symbols, page_size)
-        self.graph = FunctionGraph(prog, self.symbols)
-        self.probes = ReturnProbes(prog, self.symbols)
-        self.text = Text(
-            prog,
-            self.symbols,
-            self.modules,
-            self.generated,
-            ends_call,
-            pushed_returns=STARTUP,
-            trampolines=(self.graph.trampoline, self.probes.trampoline),
-        )
-        self.tasks = TaskList(prog, self.symbols, SAVED_SP, self.probes.task_list)
-        self.unwinder = OrcUnwinder.of_kernel(
-            prog,
-            self.symbols,
-            self.facts,
-            self.text,
-            self.graph,
-            self.probes,
-            self.cpu_registers,
-        )
+        self.generated = GeneratedText(prog, symbols, page_size)
+        self.graph = FunctionGraph(prog, symbols)
+        self.probes = ReturnProbes(prog, symbols)
+        trampolines = (self.graph.trampoline, self.probes.trampoline)
+        self.text = Text(prog, symbols, self.modules, self.generated, arch.code, trampolines)
+        self.tasks = TaskList(prog, symbols, arch.saved, self.probes.task_list)
+        parts = Parts(prog, self.facts, self.text, self.graph, self.probes, self.cpu_registers)
+        self.unwinder = arch.unwinder(parts, symbols)
 
     @property
     def path(self) -> str:
@@ -152,11 +125,11 @@ class Kernel:
             return 0
 
     def _known_architecture(self) -> str:
-        platform = self.prog.platform
-        name = ARCHITECTURE_NAMES.get(platform.arch, str(platform.arch)) if platform else "?"
-        if name != "x86_64":
+        name = machine_of(self.prog.platform)
+        if name not in ARCHITECTURES:
             raise UnsupportedKernel(
-                f"architecture {name} is not supported; drgn_reliable walks x86_64 kernels"
+                f"architecture {name} is not supported; drgn_reliable walks kernels of "
+                f"{', '.join(ARCHITECTURES)}"
             )
         return name
 

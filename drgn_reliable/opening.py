@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from drgn import Architecture, Platform, PlatformFlags, Program, ProgramFlags
+from drgn import Platform, Program, ProgramFlags
 
 from drgn_reliable.errors import DumpError, UnsupportedKernel, UsageError
 from drgn_reliable.files import foreign
@@ -23,6 +23,7 @@ from drgn_reliable.files.kdump import KDUMP_SIGNATURE, KdumpFile
 from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.files.packed import Watch, packing_of, unpack, unwatched
 from drgn_reliable.files.source import DumpFormatError, FileSource, Source
+from drgn_reliable.platforms import PLATFORMS, platform_of
 
 __all__ = (
     "DumpFile",
@@ -43,16 +44,6 @@ _NO_VMCOREINFO = (
     "without VMCOREINFO: not a Linux kernel dump, or one taken without it (QEMU: add -device "
     "vmcoreinfo and load qemu_fw_cfg in the guest)"
 )
-
-_PLATFORMS = {
-    "aarch64": (Architecture.AARCH64, True),
-    "ppc64": (Architecture.PPC64, False),
-    "ppc64le": (Architecture.PPC64, True),
-    "riscv64": (Architecture.RISCV64, True),
-    "s390x": (Architecture.S390X, False),
-    "x86_64": (Architecture.X86_64, True),
-}
-"""Architecture and whether it is little-endian, by ``uname -m``; all are 64-bit."""
 
 
 @dataclass(frozen=True)
@@ -205,22 +196,18 @@ def _program_of(dump: OpenedDump) -> Program:
     note = find_vmcoreinfo(file.notes, little_endian=file.little_endian)
     if note is None:
         raise DumpError(f"{dump.path}: {dump.stored}, {_NO_VMCOREINFO}")
-    if file.machine not in _PLATFORMS:
+    if file.machine not in PLATFORMS:
         raise UnsupportedKernel(
             f"{dump.path}: {dump.stored}, of a machine {file.machine!r}, which cannot be read; "
-            f"known are {', '.join(_PLATFORMS)}"
+            f"known are {', '.join(PLATFORMS)}"
         )
-    architecture, little_endian = _PLATFORMS[file.machine]
-    flags = PlatformFlags.IS_64_BIT
-    if little_endian:
-        flags |= PlatformFlags.IS_LITTLE_ENDIAN
 
     def read(address: int, count: int, offset: int, physical: bool) -> bytes:
         return file.read_physical(address, count)
 
     try:
         vmcoreinfo = note.description.rstrip(b"\0").decode("ascii", "replace")
-        return physical_program(Platform(architecture, flags), read, vmcoreinfo)
+        return physical_program(platform_of(file.machine), read, vmcoreinfo)
     except Exception as e:
         raise DumpError(f"{dump.path}: {dump.stored}, not opened by drgn ({e})") from e
 

@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from drgn import FaultError, Program, sizeof
 
@@ -20,7 +21,7 @@ from drgn_reliable.memory import MASK, BrokenList, Layout, byte_order, container
 from drgn_reliable.model import TaskKind
 from drgn_reliable.symbols import Symbols
 
-__all__ = ("Task", "TaskList", "cpus_in_mask", "state_letter")
+__all__ = ("SavedContext", "Task", "TaskList", "cpus_in_mask", "state_letter")
 
 _PF_KTHREAD = 0x00200000
 _TASK_REPORT = 0x7F
@@ -45,6 +46,17 @@ def state_letter(state: int, exit_state: int) -> str:
     return _STATE_LETTERS[((state | exit_state) & _TASK_REPORT).bit_length()]
 
 
+class SavedContext(NamedTuple):
+    """Where in ``struct task_struct`` the scheduler saves what a walk starts from."""
+
+    sp: str
+    """The stack pointer."""
+    pc: str | None = None
+    """The program counter, None where it is on the stack."""
+    fp: str | None = None
+    """The frame pointer, likewise."""
+
+
 @dataclass(slots=True)
 class Task:
     """The members of one ``struct task_struct`` that matter to a stack walk."""
@@ -64,6 +76,9 @@ class Task:
     """``stack_refcount``; at 0 the stack is gone. None if the kernel does not count."""
     saved_sp: int
     """The stack pointer that the scheduler saved when the task was switched out."""
+    saved_pc: int
+    saved_fp: int
+    """Program counter and frame pointer, 0 where the architecture saves them on the stack."""
     ret_stack: int
     """Address of the function graph tracer's shadow stack, or 0."""
     ret_stack_used: int
@@ -96,14 +111,14 @@ def cpus_in_mask(prog: Program, mask: int) -> list[int]:
 class TaskList:
     """The tasks of a dump.
 
-    :param saved_sp: path of the saved stack pointer within ``struct task_struct``.
+    :param saved: what the architecture saves in ``struct task_struct``.
     :param return_hooks: path of the list of probed returns, or None.
 
     :attr:`problems` gets one line for each list that could not be followed to its end.
     """
 
     def __init__(
-        self, prog: Program, symbols: Symbols, saved_sp: str, return_hooks: str | None
+        self, prog: Program, symbols: Symbols, saved: SavedContext, return_hooks: str | None
     ) -> None:
         self._prog = prog
         self._init_task = symbols.required("init_task")
@@ -126,16 +141,19 @@ class TaskList:
             "signal": "signal",
             "ret_stack": "ret_stack",
             "ret_stack_used": "curr_ret_stack",
-            "saved_sp": saved_sp,
+            "saved_sp": saved.sp,
         }
         optional = {"on_cpu", "references", "ret_stack", "ret_stack_used"}
+        for name, path in (("saved_pc", saved.pc), ("saved_fp", saved.fp)):
+            if path:
+                members[name] = path
         if return_hooks:
             members["return_hooks"] = return_hooks
         self._layout = Layout(prog.type("struct task_struct"), members, optional)
         self._fields = self._layout.reader(
             "pid", "tgid", "cpu", "comm", "state", "exit_state", "on_cpu", "stack", "references",
-            "saved_sp", "ret_stack", "ret_stack_used", "return_hooks", "flags", "signal", "tasks",
-            "thread_node", "thread_before",
+            "saved_sp", "saved_pc", "saved_fp", "ret_stack", "ret_stack_used", "return_hooks",
+            "flags", "signal", "tasks", "thread_node", "thread_before",
         )  # fmt: skip
         self._following: dict[int, int] = {}
         """Successors of the list nodes in the task structures that were read."""
@@ -160,7 +178,8 @@ class TaskList:
         data = self._prog.read(address + layout.start & MASK, layout.size)
         (
             pid, tgid, cpu, comm, state, exit_state, on_cpu, stack, references,
-            saved_sp, ret_stack, ret_stack_used, hooks, flags, signal, tasks, thread_node, before,
+            saved_sp, saved_pc, saved_fp, ret_stack, ret_stack_used, hooks, flags, signal,
+            tasks, thread_node, before,
         ) = self._fields(data)  # fmt: skip
         self._following[address + layout.offsets["tasks"]] = tasks
         node = address + layout.offsets["thread_node"]
@@ -181,6 +200,8 @@ class TaskList:
             stack,
             references,
             saved_sp,
+            saved_pc or 0,
+            saved_fp or 0,
             ret_stack or 0,
             ret_stack_used or 0,
             hooks or 0,

@@ -6,6 +6,7 @@ way of being text. Every program counter is decided once for the whole dump.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 from drgn import FaultError, Program
 
@@ -15,15 +16,7 @@ from drgn_reliable.model import Code, CodeKind
 from drgn_reliable.modules import Module, ModuleList
 from drgn_reliable.symbols import Symbols
 
-__all__ = ("Text", "lookup_address")
-
-VSYSCALL_PAGE = 0xFFFFFFFFFF600000
-"""x86_64: the gate area of ``in_gate_area_no_mm()``, one page, unless ``vsyscall=none``."""
-_VSYSCALL_NONE = 2
-
-LONGEST_CALL = 8
-"""Bytes before a return address that are looked at for a call instruction."""
-
+__all__ = ("CodeRules", "Text", "lookup_address")
 
 _DOUBTS = {CodeKind.VSYSCALL: "vsyscall-page", CodeKind.INIT: "init-text-freed"}
 """Text that the kernel accepts and that nevertheless holds no function to return to."""
@@ -38,11 +31,28 @@ def lookup_address(pc: int, exact: bool) -> int:
     return pc if exact else pc - 1 & MASK
 
 
+def _no_gate(prog: Program, symbols: Symbols) -> tuple[int, int] | None:
+    return None
+
+
+@dataclass(frozen=True)
+class CodeRules:
+    """What an architecture says of code."""
+
+    ends_call: Callable[[bytes], bool]
+    """Whether ``longest_call`` bytes of code end with a call instruction."""
+    longest_call: int
+    """Bytes before a return address that are looked at for one."""
+    pushed_returns: Collection[str] = ()
+    """Functions to which the return address is pushed, not left by a call."""
+    gate: Callable[[Program, Symbols], tuple[int, int] | None] = _no_gate
+    """The gate area, text by ``in_gate_area_no_mm()`` though no kernel function is there: first
+    address and the one behind it, None if there is none."""
+
+
 class Text:
     """The dump's text, core, modules and generated.
 
-    :param ends_call: tells whether bytes end with a call instruction of the architecture.
-    :param pushed_returns: functions to which the return address is pushed, not left by a call.
     :param trampolines: addresses that a tracer puts in place of return addresses.
     """
 
@@ -52,20 +62,18 @@ class Text:
         symbols: Symbols,
         modules: ModuleList,
         generated: GeneratedText,
-        ends_call: Callable[[bytes], bool],
-        pushed_returns: Collection[str] = (),
+        rules: CodeRules,
         trampolines: Collection[int | None] = (),
     ) -> None:
         self._prog = prog
         self._symbols = symbols
-        self._ends_call = ends_call
-        self._pushed_returns = frozenset(pushed_returns)
+        self._rules = rules
         self._trampolines = frozenset(trampolines)
         self.modules = modules
         self.generated = generated
         self.core = (symbols.required("_stext"), symbols.required("_etext"))
         self.init = (symbols.required("_sinittext"), symbols.required("_einittext"))
-        self._vsyscall = self._has_vsyscall()
+        self._gate = rules.gate(prog, symbols) or (0, 0)
         self._interrupted: dict[int, Code] = {}
         self._returned_to: dict[int, Code] = {}
 
@@ -88,20 +96,14 @@ class Text:
         """Whether an address lies in the core kernel's init text."""
         return self.init[0] <= address < self.init[1]
 
-    def _has_vsyscall(self) -> bool:
-        mode = self._symbols.address("vsyscall_mode")
-        try:
-            return mode is not None and self._prog.read_u32(mode) != _VSYSCALL_NONE
-        except FaultError:
-            return True
-
     def _decide(self, pc: int, exact: bool) -> Code:
         exact = exact or pc in self._trampolines
         kind, module = self._kind(pc)
         symbol, offset = self._name(pc, lookup_address(pc, exact), kind, module)
         doubt = _DOUBTS.get(kind)
         # Some return addresses are pushed, not left by a call, and what is no text is not read.
-        called = not exact and kind is not CodeKind.UNKNOWN and symbol not in self._pushed_returns
+        pushed = symbol in self._rules.pushed_returns
+        called = not exact and not pushed and kind is not CodeKind.UNKNOWN
         if called and doubt is None and self._follows_call(pc) is False:
             doubt = "no-call-before"
         return Code(pc, kind, symbol, offset, module.name if module else None, doubt)
@@ -110,7 +112,7 @@ class Text:
         """The order is that of ``__kernel_text_address()`` (kernel/extable.c)."""
         if self.in_core(pc):
             return CodeKind.CORE, None
-        if self._vsyscall and pc & ~0xFFF == VSYSCALL_PAGE:
+        if self._gate[0] <= pc < self._gate[1]:
             return CodeKind.VSYSCALL, None
         module = self.modules.containing(pc)
         region = module.region(pc) if module else None
@@ -157,6 +159,7 @@ class Text:
 
     def _follows_call(self, pc: int) -> bool | None:
         try:
-            return self._ends_call(self._prog.read(pc - LONGEST_CALL & MASK, LONGEST_CALL))
+            size = self._rules.longest_call
+            return self._rules.ends_call(self._prog.read(pc - size & MASK, size))
         except FaultError:
             return None

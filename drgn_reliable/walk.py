@@ -50,6 +50,10 @@ class Unwinder(Protocol[S]):
     """
 
     text: Text
+    name: str
+    """What it goes by, for people."""
+    frame_pointers: bool
+    """Whether the kernel was built with frame pointers that matter to its walk."""
 
     def start(self, task: Task, walk: Walk, *, proving: bool) -> S:
         """The state at the task's saved context or, for a running task, its CPU's registers."""

@@ -15,14 +15,15 @@ from typing import Any
 
 from drgn import FaultError
 
-from drgn_reliable.arch.x86_64 import STARTUP, Facts, Range
+from drgn_reliable.arch.base import Parts, Range
+from drgn_reliable.arch.x86_64 import STARTUP, Facts, vsyscall_page
 from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.generated import BpfText, KprobePage
 from drgn_reliable.model import TaskKind
 from drgn_reliable.modules import Module, ModuleList, Region
 from drgn_reliable.tables.orc import Base, Rule, Shape
 from drgn_reliable.tasks import Task
-from drgn_reliable.text import Text
+from drgn_reliable.text import CodeRules, Text
 from tests.fakes import FakeMemory, FakeSymbols
 
 STACK = 0xFFFFC90000010000
@@ -272,8 +273,7 @@ class Kernel:
             symbols,  # type: ignore[arg-type]
             modules,
             FakeGenerated(),  # type: ignore[arg-type]
-            lambda code: code[-5] == 0xE8,
-            STARTUP,
+            CodeRules(lambda code: code[-5] == 0xE8, 8, STARTUP, vsyscall_page),
             trampolines,
         )
         tracers = [
@@ -289,12 +289,14 @@ class Kernel:
         if registers is not None:
             saved = {name: address(word) for name, word in registers.items()}
         self.unwinder = OrcUnwinder(
-            memory.prog,
-            FakeFacts(fork_return_taken),
+            Parts(
+                memory.prog,
+                FakeFacts(fork_return_taken),
+                text,
+                *tracers,  # type: ignore[arg-type]
+                lambda task: saved,
+            ),
             FakeOrc({**RULES, **(rules or {})}, orc_readable),  # type: ignore[arg-type]
-            text,
-            *tracers,  # type: ignore[arg-type]
-            lambda task: saved,
             initialised=initialised,
             frame_pointers=frame_pointers,
         )
@@ -324,6 +326,8 @@ class Kernel:
             "stack": STACK,
             "stack_references": 1,
             "saved_sp": self.sp,
+            "saved_pc": 0,
+            "saved_fp": 0,
             "ret_stack": 0,
             "ret_stack_used": 0,
             "return_hooks": 0,

@@ -21,7 +21,7 @@ from drgn_reliable.tables.orc import (
     Shape,
     orc_format,
 )
-from drgn_reliable.text import Text
+from drgn_reliable.text import CodeRules, Text
 from tests.fakes import FakeMemory, FakeSymbols, FakeTypes, kernel_types
 
 # One entry --------------------------------------------------------------------------------------
@@ -78,6 +78,8 @@ SHAPES: dict[int, list[tuple[str, Shape, bool]]] = {
     3: V3_V4_SHAPES,
     4: V3_V4_SHAPES,
 }
+
+ANY_CODE = CodeRules(lambda code: True, 8)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,7 @@ def tables(prog: Program, **symbols: int) -> OrcTables:
     names = FakeSymbols({**SYMBOLS, **symbols})
     generated = GeneratedText(prog, names, 4096)
     modules = ModuleList(prog, names.address("modules"))
-    return OrcTables(prog, names, Text(prog, names, modules, generated, lambda code: True))
+    return OrcTables(prog, names, Text(prog, names, modules, generated, ANY_CODE))
 
 
 def found(orc: OrcTables, address: int) -> int | None:
@@ -423,7 +425,7 @@ def test_a_missing_table_symbol_is_named(name: str) -> None:
     put_kernel(memory)
     names = FakeSymbols({k: v for k, v in SYMBOLS.items() if k != name})
     generated, modules = GeneratedText(memory.prog, names, 4096), ModuleList(memory.prog, None)
-    text = Text(memory.prog, names, modules, generated, lambda code: True)
+    text = Text(memory.prog, names, modules, generated, ANY_CODE)
     with pytest.raises(MissingInformation, match=name):
         OrcTables(memory.prog, names, text)
 
@@ -529,7 +531,7 @@ def test_an_ftrace_trampoline_without_its_original_has_no_rule() -> None:
     names = FakeSymbols({k: v for k, v in SYMBOLS.items() if k != "ftrace_caller"})
     modules = ModuleList(memory.prog, None)
     generated = GeneratedText(memory.prog, names, 4096)
-    text = Text(memory.prog, names, modules, generated, lambda code: True)
+    text = Text(memory.prog, names, modules, generated, ANY_CODE)
     assert OrcTables(memory.prog, names, text).find(TRAMPOLINE) is None
 
 

@@ -26,8 +26,8 @@ def task(*, ret_stack: int = 0, used: int = 0, hooks: int = 0, run_state: int = 
     return Task(
         address=0xFFFF888000000000, pid=1, tgid=1, cpu=0, comm="init", run_state=run_state,
         exit_state=0, on_cpu=False, stack=0xFFFFC90000000000, stack_references=1,
-        saved_sp=0xFFFFC90000003E00, ret_stack=ret_stack, ret_stack_used=used,
-        return_hooks=hooks, kind=TaskKind.USER,
+        saved_sp=0xFFFFC90000003E00, saved_pc=0, saved_fp=0,
+        ret_stack=ret_stack, ret_stack_used=used, return_hooks=hooks, kind=TaskKind.USER,
     )  # fmt: skip
 
 

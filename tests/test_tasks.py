@@ -8,7 +8,7 @@ from drgn import FaultError, offsetof
 
 from drgn_reliable.errors import MissingInformation, TaskNotFound
 from drgn_reliable.model import TaskKind
-from drgn_reliable.tasks import Task, TaskList, state_letter
+from drgn_reliable.tasks import SavedContext, Task, TaskList, state_letter
 from tests.fakes import FakeMemory, FakeSymbols, kernel_types
 
 # States -----------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Tasks:
                 **symbols,
             }
         )
-        return TaskList(self.memory.prog, names, "thread.sp", "rethooks.first")
+        return TaskList(self.memory.prog, names, SavedContext("thread.sp"), "rethooks.first")
 
 
 def three_processes() -> Tasks:
@@ -187,6 +187,8 @@ def test_the_members_of_a_task() -> None:
         stack=0xFFFFC90000010000,
         stack_references=2,
         saved_sp=0xFFFFC90000013E00,
+        saved_pc=0,
+        saved_fp=0,
         ret_stack=0xFFFF888000002000,
         ret_stack_used=-1,
         return_hooks=0xFFFF888000003010,
@@ -265,7 +267,7 @@ def test_an_old_kernel_without_some_of_the_members() -> None:
         tasks.at(1), "struct task_struct", pid=1, state=0x402, stack=0xFFFFC90000010000
     )
     symbols = FakeSymbols({"init_task": INIT_TASK})
-    task = TaskList(tasks.memory.prog, symbols, "thread.sp", None).read(tasks.at(1))
+    task = TaskList(tasks.memory.prog, symbols, SavedContext("thread.sp"), None).read(tasks.at(1))
     assert (task.run_state, task.state) == (0x402, "I")
     assert task.stack_references is None
     assert task.has_stack
@@ -314,7 +316,7 @@ def test_without_the_mask_of_possible_cpus_the_idle_tasks_are_missing() -> None:
 
 def test_a_kernel_without_init_task_cannot_be_listed() -> None:
     with pytest.raises(MissingInformation, match="init_task"):
-        TaskList(Tasks().memory.prog, FakeSymbols(), "thread.sp", None)
+        TaskList(Tasks().memory.prog, FakeSymbols(), SavedContext("thread.sp"), None)
 
 
 # Broken lists -----------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Mapping
 
 import pytest
 
-from drgn_reliable.arch.x86_64 import ends_call
+from drgn_reliable.arch.x86_64 import LONGEST_CALL, ends_call, vsyscall_page
 from drgn_reliable.generated import GeneratedText
 from drgn_reliable.model import Code, CodeKind
 from drgn_reliable.modules import ModuleList, Region
-from drgn_reliable.text import Text, lookup_address
+from drgn_reliable.text import CodeRules, Text, lookup_address
 from tests.fakes import FakeMemory, FakeSymbols, FakeTypes, kernel_types
 
 TEXT = 0xFFFFFFFF81000000
@@ -149,8 +149,7 @@ class Kernel:
             names,
             ModuleList(self.memory.prog, names.address("modules")),
             GeneratedText(self.memory.prog, names, 4096),
-            ends_call,
-            pushed_returns,
+            CodeRules(ends_call, LONGEST_CALL, pushed_returns, vsyscall_page),
             trampolines,
         )
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from drgn import offsetof
 
-from drgn_reliable.arch.x86_64 import REGISTERS, Facts, Range
+from drgn_reliable.arch.base import Range
+from drgn_reliable.arch.x86_64 import REGISTERS, Facts
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.files.notes import iter_notes, pack_note
 from drgn_reliable.opening import opened_dump

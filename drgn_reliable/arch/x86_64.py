@@ -3,28 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import NamedTuple
 
 from drgn import FaultError, Program, sizeof
 
-from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import MASK, StackMemory, member_offset
+from drgn_reliable.arch.base import KernelFacts, Range
+from drgn_reliable.memory import MASK, member_offset
 from drgn_reliable.symbols import Symbols
 
-__all__ = (
-    "SAVED_SP",
-    "CpuRegisters",
-    "Facts",
-    "Range",
-    "StackRegisters",
-    "direct_call_target",
-    "ends_call",
-)
+__all__ = ("Facts", "direct_call_target", "ends_call", "vsyscall_page")
 
-SAVED_SP = "thread.sp"
-"""Path in ``struct task_struct`` of the stack pointer that ``__switch_to_asm`` saved."""
+LONGEST_CALL = 8
+"""Bytes before a return address that are looked at for a call instruction."""
+
+VSYSCALL_PAGE = 0xFFFFFFFFFF600000
+"""The gate area of ``in_gate_area_no_mm()``, one page, unless ``vsyscall=none``."""
+_VSYSCALL_NONE = 2
 
 FORK_RETURN = ("ret_from_fork_asm", "ret_from_fork")
 """Where a task that never ran begins; only the latter, then assembly, before 6.6 (commit
@@ -52,9 +48,6 @@ EXCEPTION_STACKS = ("DF", "NMI", "DB", "MCE", "VC", "VC2")
 
 STACK_ORDER = ("entry", "DF", "MCE", "NMI", "DB", "VC2", "VC", "irq", "task")
 """From the inside out: a walk may pass from a stack only to one named after it."""
-
-STACK_END_MAGIC = 0x57AC6E9D
-"""The lowest word of a task's stack (include/uapi/linux/magic.h)."""
 
 FRED_ENTRY = "asm_fred_entrypoint_user"
 FRED_PADDING = 16
@@ -122,87 +115,20 @@ def _indirect_call_size(operand: bytes) -> int:
     return 2 + has_sib + displacement
 
 
-class StackRegisters:
-    """A ``struct pt_regs`` on a stack.
-
-    :param address: where it begins; for a partial one, where the whole would begin.
-    """
-
-    __slots__ = ("address", "_stack", "_offsets")
-
-    def __init__(self, stack: StackMemory, address: int, offsets: Mapping[str, int]) -> None:
-        self.address = address
-        self._stack = stack
-        self._offsets = offsets
-
-    def get(self, name: str) -> int | None:
-        """A saved register, None if the dump lacks the word."""
-        return self._stack.word(self.address + self._offsets[name])
-
-
-class CpuRegisters:
-    """The registers of a CPU at the instant of the dump.
-
-    :param values: by the names of :data:`REGISTERS`.
-    """
-
-    __slots__ = ("_values",)
-
-    address = None
-
-    def __init__(self, values: Mapping[str, int]) -> None:
-        self._values = values
-
-    def get(self, name: str) -> int | None:
-        """A register, None if the dump does not have it."""
-        return self._values.get(name)
-
-
-class Range(NamedTuple):
-    """One stack: ``high`` is one past its last byte."""
-
-    name: str
-    low: int
-    high: int
-
-    def __contains__(self, address: object) -> bool:
-        return isinstance(address, int) and self.low <= address < self.high
-
-
-class Facts:
+class Facts(KernelFacts):
     """Sizes and places of the dumped kernel.
 
     :raises MissingInformation: if a type or symbol is missing.
     """
 
+    registers = REGISTERS
+
     def __init__(self, prog: Program, symbols: Symbols) -> None:
-        self._prog = prog
-        self._symbols = symbols
-        self._learn_types()
-        self._learn_places()
-
-    def _learn_types(self) -> None:
-        regs = self._prog.type("struct pt_regs")
-        self.regs_size: int = sizeof(regs)
-        offsets = {name: member_offset(regs, name) for name in REGISTERS}
-        frame = self._prog.type("struct inactive_task_frame")
+        super().__init__(prog, symbols)
+        frame = prog.type("struct inactive_task_frame")
         self.frame_size: int = sizeof(frame)
-        bp, ip = member_offset(frame, "bp"), member_offset(frame, "ret_addr")
-        if bp is None or ip is None or None in offsets.values():
-            raise MissingInformation(
-                "struct pt_regs or struct inactive_task_frame lacks a member that is needed"
-            )
-        self.frame_bp, self.frame_ip = bp, ip
-        self.register_offsets = {name: offset or 0 for name, offset in offsets.items()}
-
-    def _learn_places(self) -> None:
-        symbols = self._symbols
-        start = symbols.first("__start_init_stack", "__start_init_task")
-        end = symbols.first("__end_init_stack", "__end_init_task")
-        if start is None or end is None:
-            raise MissingInformation("the kernel has no symbols around the initial stack")
-        self.thread_size: int = end - start
-        self.init_task = symbols.required("init_task")
+        self.frame_bp = self._offset(frame, "bp")
+        self.frame_ip = self._offset(frame, "ret_addr")
         self.user_regs_below_top = self.regs_size
         if symbols.address(FRED_ENTRY) is not None:
             self.user_regs_below_top += FRED_PADDING
@@ -228,10 +154,6 @@ class Facts:
         only_function = _refers_to(code, start, function) and not _refers_to(code, start, assembly)
         return function if only_function else assembly
 
-    def task_stack(self, stack: int) -> Range:
-        """Bounds of the task stack at an address."""
-        return Range("task", stack, stack + self.thread_size)
-
     def user_regs(self, stack: int) -> int:
         """``task_pt_regs()``: where an entry from user mode saves the registers."""
         return stack + self.thread_size - self.user_regs_below_top
@@ -242,7 +164,7 @@ class Facts:
         :raises drgn.FaultError: if the dump lacks the per-CPU variables.
         """
         prog, symbols = self._prog, self._symbols
-        base = prog.read_u64(symbols.required("__per_cpu_offset") + 8 * cpu & MASK)
+        base = self.per_cpu_base(cpu)
         yield from self._irq_stack(base)
         exceptions = symbols.address("cea_exception_stacks")
         area = prog.read_u64(exceptions + base & MASK) if exceptions is not None else 0
@@ -278,6 +200,18 @@ class Facts:
         if top:
             size = IRQ_STACK_SIZE * self.thread_size // THREAD_SIZE
             yield Range("irq", top + 8 - size, top + 8)
+
+
+def vsyscall_page(prog: Program, symbols: Symbols) -> tuple[int, int] | None:
+    """First address of the page that the kernel takes for text though no kernel function is
+    there, and the address behind it; None if it is switched off."""
+    mode = symbols.address("vsyscall_mode")
+    if mode is None:
+        return None
+    with contextlib.suppress(FaultError):
+        if prog.read_u32(mode) == _VSYSCALL_NONE:
+            return None
+    return VSYSCALL_PAGE, VSYSCALL_PAGE + 4096
 
 
 def _refers_to(code: bytes, start: int, target: int) -> bool:

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""x86_64: does a trace end where a kernel stack begins (section 4.1)? And is the stack whole?
+"""x86_64: does a trace end where a kernel stack begins (section 4.1)?
 
 The kernel asks none of this: every reason noted here is advisory.
 """
 
 from __future__ import annotations
 
-from drgn import FaultError, Program
-
 from drgn_reliable.arch.x86_64 import (
     FORK_RETURN,
     IDLE_TOP_SLACK,
-    STACK_END_MAGIC,
     STARTUP,
     Facts,
 )
@@ -26,8 +23,7 @@ __all__ = ("Ends",)
 class Ends:
     """Compares the end of a walk with the beginnings that the kernel gives its stacks."""
 
-    def __init__(self, prog: Program, facts: Facts, text: Text) -> None:
-        self._prog = prog
+    def __init__(self, facts: Facts, text: Text) -> None:
         self._facts = facts
         self._text = text
 
@@ -41,7 +37,6 @@ class Ends:
         elif state.end is End.END_OF_STACK and not self._begins_here(task, state):
             code = self._text.at(state.pc, exact=True)
             walk.note("end-unexpected", str(code), pc=state.pc, sp=state.sp)
-        self._check_magic(task, walk)
 
     def _check_user_regs(self, task: Task, state: State, regs: int, walk: Walk) -> None:
         expected = self._facts.user_regs(task.stack)
@@ -57,12 +52,3 @@ class Ends:
         below_top = task.stack + self._facts.thread_size - state.sp
         idle = task.kind is TaskKind.IDLE and 0 <= below_top <= IDLE_TOP_SLACK
         return idle and symbol in STARTUP
-
-    def _check_magic(self, task: Task, walk: Walk) -> None:
-        try:
-            magic = self._prog.read_u64(task.stack)
-        except FaultError:
-            return
-        if magic != STACK_END_MAGIC:
-            detail = f"{magic:#x} at {task.stack:#x}, expected {STACK_END_MAGIC:#x}"
-            walk.note("stack-end-overwritten", detail, pc=None, sp=task.stack, value=magic)

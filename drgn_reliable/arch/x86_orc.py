@@ -6,30 +6,20 @@ arch/x86/kernel/unwind_orc.c does, from 5.14 to 7.3. Where releases differ, a pr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
 
 from drgn import FaultError, Program
 
-from drgn_reliable.arch.x86_64 import (
-    STACK_ORDER,
-    USER_MODE,
-    CpuRegisters,
-    Facts,
-    Range,
-    StackRegisters,
-    direct_call_target,
-)
+from drgn_reliable.arch.base import Parts, StackRegisters, StackUnwinder
+from drgn_reliable.arch.x86_64 import STACK_ORDER, USER_MODE, direct_call_target
 from drgn_reliable.arch.x86_ends import Ends
 from drgn_reliable.arch.x86_plain import PlainFrames
 from drgn_reliable.arch.x86_state import OrcState
-from drgn_reliable.errors import UnsupportedKernel
-from drgn_reliable.memory import MASK, StackMemory
+from drgn_reliable.memory import MASK
 from drgn_reliable.model import CodeKind, End, FoundBy, Walk
-from drgn_reliable.returns import FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.orc import FRAME_POINTER_RULE, Base, OrcTables, Rule, Shape
 from drgn_reliable.tasks import Task
-from drgn_reliable.text import Text, lookup_address
+from drgn_reliable.text import lookup_address
 
 __all__ = ("OrcUnwinder",)
 
@@ -62,74 +52,45 @@ SAMPLE_OFFSET = 0x60
 """Bytes into each: past its prologue."""
 
 
-class OrcUnwinder:
+class OrcUnwinder(StackUnwinder[OrcState]):
     """See :class:`drgn_reliable.walk.Unwinder`.
 
-    :param cpu_registers: gives the registers of the CPU that a task runs on, by their names in
-        ``struct pt_regs``, or None if the dump lacks them.
     :param initialised: the kernel's ``orc_init``.
     :param frame_pointers: the kernel was built with CONFIG_FRAME_POINTER, and so refuses
         exceptions, ORC or not.
     """
 
+    STACK_ORDER = STACK_ORDER
+
     def __init__(
         self,
-        prog: Program,
-        facts: Facts,
+        parts: Parts,
         orc: OrcTables,
-        text: Text,
-        graph: FunctionGraph,
-        probes: ReturnProbes,
-        cpu_registers: Callable[[Task], Mapping[str, int] | None],
         *,
         initialised: bool = True,
         frame_pointers: bool = False,
     ) -> None:
-        self._prog = prog
-        self.facts = facts
+        super().__init__(parts)
         self.orc = orc
-        self.text = text
-        self._graph = graph
-        self._probes = probes
-        self._cpu_registers = cpu_registers
         self._initialised = initialised
         self.frame_pointers = frame_pointers
         self.name = orc.format.name
-        self._ends = Ends(prog, facts, text)
+        self._ends = Ends(parts.facts, parts.text)
         self._rules: dict[tuple[int, bool], Rule | None] = {}
-        self._plain = PlainFrames(text, {graph.trampoline, probes.trampoline})
+        trampolines = {self._graph.trampoline, self._probes.trampoline}
+        self._plain = PlainFrames(self.text, trampolines)
 
     @classmethod
-    def of_kernel(
-        cls,
-        prog: Program,
-        symbols: Symbols,
-        facts: Facts,
-        text: Text,
-        graph: FunctionGraph,
-        probes: ReturnProbes,
-        cpu_registers: Callable[[Task], Mapping[str, int] | None],
-    ) -> OrcUnwinder:
+    def of_kernel(cls, parts: Parts, symbols: Symbols) -> OrcUnwinder:
         """The unwinder of the dumped kernel.
 
-        :raises UnsupportedKernel: if the kernel was built without ORC.
         :raises MissingInformation: if a symbol or type is missing.
         """
-        if symbols.address("__start_orc_unwind_ip") is None:
-            raise UnsupportedKernel(
-                "this x86_64 kernel was built without the ORC unwinder (it has no symbol "
-                "__start_orc_unwind_ip); its frame pointers cannot be followed yet"
-            )
-        orc = OrcTables(prog, symbols, text)
+        orc = OrcTables(parts.prog, symbols, parts.text)
         return cls(
-            prog,
-            facts,
+            parts,
             orc,
-            text,
-            graph,
-            probes,
-            cpu_registers,
-            initialised=_flag(prog, symbols.address("orc_init")),
+            initialised=_flag(parts.prog, symbols.address("orc_init")),
             frame_pointers=_built_with_frame_pointers(orc, symbols),
         )
 
@@ -137,9 +98,7 @@ class OrcUnwinder:
 
     def start(self, task: Task, walk: Walk, *, proving: bool) -> OrcState:
         """See :class:`drgn_reliable.walk.Unwinder`."""
-        _, low, high = self.facts.task_stack(task.stack)
-        stack = StackMemory(self._prog, low, high, task.saved_sp, "task")
-        state = OrcState(task, stack, proving)
+        state = OrcState(task, self.task_stack_memory(task, task.saved_sp), proving)
         if not self._initialised:
             walk.note("orc-not-initialised", "orc_init is false", pc=None, sp=None)
         if task.on_cpu:
@@ -154,47 +113,24 @@ class OrcUnwinder:
         frame = state.task.saved_sp
         state.sp = frame + facts.frame_size & MASK
         if not stack.contains(frame, facts.frame_size + 1):
-            bounds = f"{stack.low:#x}..{stack.high:#x}"
-            detail = f"saved stack pointer {frame:#x} is not within {bounds}"
-            walk.note("sp-outside-stack", detail, pc=None, sp=frame, value=frame)
-            state.done = True
+            self.note_outside(state, walk, frame, "saved stack pointer")
             return
         pc, bp = stack.word(frame + facts.frame_ip), stack.word(frame + facts.frame_bp)
         if pc is None or bp is None:
-            self._stop_unreadable(state, walk, frame)
+            self.stop_unreadable(state, walk, frame)
             return
         state.pc, state.bp = pc, bp
         state.exact = pc == facts.fork_return_taken
 
     def _start_running(self, state: OrcState, walk: Walk) -> None:
-        """The saved context is stale; the CPU's registers in the dump are not."""
-        task = state.task
-        walk.note("running", f"on CPU {task.cpu}", pc=None, sp=None)
-        values = self._cpu_registers(task)
-        registers = CpuRegisters(values) if values else None
-        pc, sp, bp = (registers.get(name) if registers else None for name in ("ip", "sp", "bp"))
-        if registers is None or pc is None or sp is None:
-            walk.note("no-crash-registers", f"CPU {task.cpu}", pc=None, sp=None)
-            state.done = True
+        registers = self.running_registers(state, walk, "ip", "sp")
+        if registers is None:
             return
         state.regs = registers
-        state.found_by = FoundBy.CRASH_REGISTERS
-        state.pc, state.sp, state.bp = pc, sp, bp or 0
-        state.exact = state.full_regs = True
-        if (registers.get("cs") or 0) & USER_MODE:
-            return
-        state.visited = set()
-        state.stacks = self._stacks_of(task)
-        if not self._enter(state, walk, sp):
-            detail = f"SP {sp:#x} is on no known stack of CPU {task.cpu}"
-            walk.note("sp-outside-stack", detail, pc=pc, sp=sp, value=sp)
-
-    def _stacks_of(self, task: Task) -> list[Range]:
-        found = [self.facts.task_stack(task.stack)]
-        # If the dump lacks them, a walk that leaves the task's stack says slot-outside-stack.
-        with contextlib.suppress(FaultError):
-            found += self.facts.cpu_stacks(task.cpu)
-        return found
+        state.pc, state.sp, state.bp = (registers.get(name) or 0 for name in ("ip", "sp", "bp"))
+        state.full_regs = True
+        if not (registers.get("cs") or 0) & USER_MODE:
+            self.enter_first(state, walk, state.sp)
 
     # One step ----------------------------------------------------------------------------
 
@@ -222,7 +158,7 @@ class OrcUnwinder:
             try:
                 rule = self._rule(*key)
             except FaultError as e:
-                self._stop_unreadable(state, walk, e.address)
+                self.stop_unreadable(state, walk, e.address)
                 return
             if rule:
                 self._plain.learn(rule, state)
@@ -276,10 +212,10 @@ class OrcUnwinder:
         if base is _BP:
             return state.bp + rule.sp_offset & MASK
         if base is Base.SP_INDIRECT:
-            word = self._read(state, walk, state.sp)
+            word = self.read(state, walk, state.sp)
             return None if word is None else word + rule.sp_offset & MASK
         if base is Base.BP_INDIRECT:
-            return self._read(state, walk, state.bp + rule.sp_offset & MASK)
+            return self.read(state, walk, state.bp + rule.sp_offset & MASK)
         name = REGISTER_OF_BASE.get(base) if base is not None else None
         if name is None:
             walk.note("bad-unwind-data", f"stack base {base!r}", pc=state.pc, sp=state.sp)
@@ -292,14 +228,14 @@ class OrcUnwinder:
 
     def _to_caller(self, state: OrcState, walk: Walk, sp: int, found_by: FoundBy) -> bool:
         slot = sp - 8 & MASK
-        pc = self._read(state, walk, slot)
+        pc = self.read(state, walk, slot)
         if pc is None:
             return False
         state.found_by = found_by
         if pc == self._graph.trampoline:
-            pc = self._traced_return(state, walk, slot)
+            pc = self.traced_return(state, walk, slot)
         if pc == self._probes.trampoline:
-            pc = self._probed_return(state, walk, slot)
+            pc = self.probed_return(state, walk, slot)
             if pc == self._graph.trampoline:
                 pc = self._traced_beneath(state, walk, slot)
         if pc is None:
@@ -317,19 +253,19 @@ class OrcUnwinder:
         full = shape is _REGS
         missing = 0 if full else self.facts.register_offsets["ip"]
         size = self.facts.regs_size - missing
-        if not state.stack.contains(at, size) and not self._enter(state, walk, at, size):
+        if not state.stack.contains(at, size) and not self.enter(state, walk, at, size):
             detail = f"{size} bytes at {at:#x} are not within an accessible stack"
             walk.note("regs-outside-stack", detail, pc=state.pc, sp=state.sp, value=at)
             return False
         regs = StackRegisters(state.stack, at - missing & MASK, self.facts.register_offsets)
         pc, sp = regs.get("ip"), regs.get("sp")
         if pc is None or sp is None:
-            self._stop_unreadable(state, walk, at)
+            self.stop_unreadable(state, walk, at)
             return False
         state.found_by = FoundBy.PT_REGS if full else FoundBy.PARTIAL_PT_REGS
         if pc == self._probes.trampoline:
             # Just returned to: the slot that held the address is the word below SP.
-            pc = self._probed_return(state, walk, sp - 8 & MASK)
+            pc = self.probed_return(state, walk, sp - 8 & MASK)
             if pc is None:
                 return False
         if full:
@@ -349,9 +285,9 @@ class OrcUnwinder:
                 state.bp = state.bp if word is None else word
             return True
         if base is _PREV_SP:
-            word = self._read(state, walk, sp + rule.bp_offset & MASK)
+            word = self.read(state, walk, sp + rule.bp_offset & MASK)
         elif base is _BP:
-            word = self._read(state, walk, state.bp + rule.bp_offset & MASK)
+            word = self.read(state, walk, state.bp + rule.bp_offset & MASK)
         else:
             walk.note("bad-unwind-data", f"frame base {base!r}", pc=state.pc, sp=state.sp)
             return False
@@ -389,81 +325,14 @@ class OrcUnwinder:
         except FaultError:
             return None
 
-    # Reading stacks ----------------------------------------------------------------------
-
-    def _read(self, state: OrcState, walk: Walk, address: int) -> int | None:
-        """A word of an accessible stack; None, with the reason noted, if there is none."""
-        word = state.stack.word(address)
-        return self._read_elsewhere(state, walk, address) if word is None else word
-
-    def _read_elsewhere(self, state: OrcState, walk: Walk, address: int) -> int | None:
-        if not state.stack.contains(address, 8) and not self._enter(state, walk, address):
-            detail = f"{address:#x} is not within an accessible stack"
-            walk.note("slot-outside-stack", detail, pc=state.pc, sp=state.sp, value=address)
-            return None
-        word = state.stack.word(address)
-        if word is None:
-            self._stop_unreadable(state, walk, address)
-        return word
-
-    def _stop_unreadable(self, state: OrcState, walk: Walk, address: int) -> None:
-        detail = f"{address:#x} is not in the dump"
-        walk.note("memory-unreadable", detail, pc=state.pc or None, sp=state.sp, value=address)
-        state.done = True
-
-    def _enter(self, state: OrcState, walk: Walk, address: int, size: int = 8) -> bool:
-        """Pass to the stack that holds an address, if that is allowed (``get_stack_info()``)."""
-        target = next((r for r in state.stacks if address in r), None)
-        if target is None or address + size > target.high:
-            return False
-        if target.name in state.visited:
-            detail = f"{address:#x} is on the {target.name} stack again"
-            walk.note("stack-visited-twice", detail, pc=state.pc, sp=state.sp, value=address)
-            return False
-        left = state.stack.name if state.visited else STACK_ORDER[0]
-        if STACK_ORDER.index(target.name) < STACK_ORDER.index(left):
-            detail = f"from the {left} stack to the {target.name} stack"
-            walk.note("stack-order", detail, pc=state.pc, sp=state.sp, value=address)
-        state.visited.add(target.name)
-        state.stack = StackMemory(self._prog, target.low, target.high, address, target.name)
-        return True
-
     # Rewritten return addresses (4.4) ----------------------------------------------------
-
-    def _traced_return(self, state: OrcState, walk: Walk, slot: int) -> int | None:
-        try:
-            pc = self._graph.find(state.task, state.cursor, slot)
-        except FaultError as e:
-            self._stop_unreadable(state, walk, e.address)
-            return None
-        if pc is None:
-            detail = f"no entry for the slot {slot:#x} on the tracer's stack"
-            walk.note("fgraph-unrecovered", detail, pc=state.pc, sp=state.sp, value=slot)
-            return self._graph.trampoline
-        state.found_by = FoundBy.FUNCTION_GRAPH
-        return pc
 
     def _traced_beneath(self, state: OrcState, walk: Walk, slot: int) -> int | None:
         """The tracer came first, the probe second: the kernel undoes them in the other order
         only, and goes on at the tracer's trampoline."""
         detail = f"the probed return address at {slot:#x} was the tracer's already"
         walk.note("fgraph-beneath-kretprobe", detail, pc=state.pc, sp=state.sp, value=slot)
-        return self._traced_return(state, walk, slot) if state.proving else self._graph.trampoline
-
-    def _probed_return(self, state: OrcState, walk: Walk, slot: int) -> int | None:
-        if self._probes.refuses_runnable and state.task.run_state == 0:
-            detail = f"the return address at {slot:#x} belongs to a kretprobe"
-            walk.note("rethook-task-runnable", detail, pc=state.pc, sp=state.sp, value=slot)
-        try:
-            pc = self._probes.find(state.task, state.cursor, slot)
-        except FaultError as e:
-            self._stop_unreadable(state, walk, e.address)
-            return None
-        if pc is None:
-            detail = f"no probed return is recorded for the slot {slot:#x}"
-            walk.note("rethook-unrecovered", detail, pc=state.pc, sp=state.sp, value=slot)
-        state.found_by = FoundBy.KRETPROBE
-        return pc
+        return self.traced_return(state, walk, slot) if state.proving else self._graph.trampoline
 
     # What missing and undefined rules mean (4.2, 4.5) -------------------------------------
 
@@ -481,15 +350,11 @@ class OrcUnwinder:
             reason = "fgraph-window" if start == self._graph.trampoline else "rethook-window"
         walk.note(reason, str(code), pc=state.pc, sp=state.sp)
 
-    def excuses(self, doubt: str, state: OrcState) -> bool:
-        """See :class:`drgn_reliable.walk.Unwinder`. The boot CPU's idle task started the kernel
-        and keeps frames in init text."""
-        return doubt == "init-text-freed" and state.task.address == self.facts.init_task
-
     def finish(self, state: OrcState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         regs = state.regs.address if state.regs else None
         self._ends.check(state.task, state, regs, walk)
+        self.check_magic(state.task, walk)
 
 
 def _flag(prog: Program, address: int | None) -> bool:

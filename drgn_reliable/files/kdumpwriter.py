@@ -48,6 +48,7 @@ from drgn_reliable.files.kdump import (
     Uts,
 )
 from drgn_reliable.files.notes import Note, find_vmcoreinfo, pack_note
+from drgn_reliable.platforms import PLATFORMS, byte_order_of
 
 __all__ = ("KdumpSummary", "PageData", "write_kdump")
 
@@ -58,19 +59,6 @@ _DUMP_DH_COMPRESSED_ZLIB = 0x1
 _UINT_MAX = (1 << 32) - 1
 _ULONG_MASK = (1 << 64) - 1
 _SUB_HEADER_SIZE = struct.calcsize("<" + SUB_HEADER)
-
-_BYTE_ORDER = {
-    "aarch64": "<",
-    "ppc64": ">",
-    "ppc64le": "<",
-    "riscv64": "<",
-    "s390x": ">",
-    "x86_64": "<",
-}
-"""Of a 64-bit kernel by its ``uname -m``; readers, too, find the architecture by that name.
-
-LoongArch is missing because libkdumpfile does not know it: drgn 0.3 could not read the file.
-"""
 
 
 class KdumpSummary(NamedTuple):
@@ -287,9 +275,9 @@ def _check_machine(uts: Uts, page_size: int, nr_cpus: int) -> str:
     for field, value in uts._asdict().items():
         if len(value.encode()) >= UTS_FIELD_SIZE:
             raise ValueError(f"utsname: {field} is longer than {UTS_FIELD_SIZE - 1} bytes")
-    if uts.machine not in _BYTE_ORDER:
-        raise ValueError(f"machine {uts.machine!r} is none of {', '.join(_BYTE_ORDER)}")
-    return _BYTE_ORDER[uts.machine]
+    if uts.machine not in PLATFORMS:  # LoongArch: libkdumpfile does not know it
+        raise ValueError(f"machine {uts.machine!r} is none of {', '.join(PLATFORMS)}")
+    return byte_order_of(uts.machine)
 
 
 def _with_vmcoreinfo(notes: bytes, vmcoreinfo: bytes, order: str) -> tuple[bytes, Note]:

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What an architecture provides, and what all of them share: the kernel's sizes and places, and
+the stacks on which a walk may read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from drgn import FaultError, Program, sizeof
+
+from drgn_reliable.errors import MissingInformation
+from drgn_reliable.memory import MASK, StackMemory, member_offset
+from drgn_reliable.model import End, FoundBy, Walk
+from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
+from drgn_reliable.symbols import Symbols
+from drgn_reliable.tasks import SavedContext, Task
+from drgn_reliable.text import CodeRules, Text
+from drgn_reliable.walk import State, Unwinder
+
+__all__ = (
+    "Architecture",
+    "CpuRegisters",
+    "KernelFacts",
+    "Parts",
+    "Range",
+    "StackRegisters",
+    "StackState",
+    "StackUnwinder",
+)
+
+STACK_END_MAGIC = 0x57AC6E9D
+"""The lowest word of a task's stack (include/uapi/linux/magic.h)."""
+
+
+class Range(NamedTuple):
+    """One stack: ``high`` is one past its last byte."""
+
+    name: str
+    low: int
+    high: int
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, int) and self.low <= address < self.high
+
+
+class StackRegisters:
+    """A ``struct pt_regs`` on a stack.
+
+    :param address: where it begins; for a partial one, where the whole would begin.
+    """
+
+    __slots__ = ("address", "_stack", "_offsets")
+
+    def __init__(self, stack: StackMemory, address: int, offsets: Mapping[str, int]) -> None:
+        self.address = address
+        self._stack = stack
+        self._offsets = offsets
+
+    def get(self, name: str) -> int | None:
+        """A saved register, None if the dump lacks the word."""
+        return self._stack.word(self.address + self._offsets[name])
+
+
+class CpuRegisters:
+    """The registers of a CPU at the instant of the dump.
+
+    :param values: by the architecture's names.
+    """
+
+    __slots__ = ("_values",)
+
+    address = None
+
+    def __init__(self, values: Mapping[str, int]) -> None:
+        self._values = values
+
+    def get(self, name: str) -> int | None:
+        """A register, None if the dump does not have it."""
+        return self._values.get(name)
+
+
+class KernelFacts:
+    """Sizes and places of the dumped kernel that every architecture needs.
+
+    :raises MissingInformation: if a type or symbol is missing.
+    """
+
+    registers: ClassVar[Mapping[str, str]]
+    """The members of ``struct pt_regs`` that are used, and what drgn calls these registers."""
+
+    def __init__(self, prog: Program, symbols: Symbols) -> None:
+        self._prog = prog
+        self._symbols = symbols
+        regs = prog.type("struct pt_regs")
+        self.regs_size: int = sizeof(regs)
+        self.register_offsets = {name: self._offset(regs, name) for name in self.registers}
+        start = symbols.first("__start_init_stack", "__start_init_task")
+        end = symbols.first("__end_init_stack", "__end_init_task")
+        if start is None or end is None:
+            raise MissingInformation("the kernel has no symbols around the initial stack")
+        self.thread_size: int = end - start
+        self.init_task = symbols.required("init_task")
+
+    def _offset(self, type_: Any, path: str) -> int:
+        offset = member_offset(type_, path)
+        if offset is None:
+            raise MissingInformation(f"{type_.type_name()} has no member {path}")
+        return offset
+
+    def task_stack(self, stack: int) -> Range:
+        """Bounds of the task stack at an address."""
+        return Range("task", stack, stack + self.thread_size)
+
+    def user_regs(self, stack: int) -> int:
+        """``task_pt_regs()``: where an entry from user mode saves the registers."""
+        return stack + self.thread_size - self.regs_size
+
+    def cpu_stacks(self, cpu: int) -> Iterator[Range]:
+        """The stacks of a CPU beside the task's.
+
+        :raises drgn.FaultError: if the dump lacks the per-CPU variables.
+        """
+        yield from ()
+
+    def per_cpu_base(self, cpu: int) -> int:
+        """What is added to the address of a per-CPU variable for a CPU.
+
+        :raises drgn.FaultError: if the dump lacks it.
+        """
+        place = self._symbols.required("__per_cpu_offset") + 8 * cpu & MASK
+        base: int = self._prog.read_u64(place)
+        return base
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an unwinder is made of.
+
+    :ivar cpu_registers: gives the registers of the CPU that a task runs on, by the names of
+        :attr:`KernelFacts.registers`, or None if the dump lacks them.
+    """
+
+    prog: Program
+    facts: Any
+    """The architecture's :class:`KernelFacts`."""
+    text: Text
+    graph: FunctionGraph
+    probes: ReturnProbes
+    cpu_registers: Callable[[Task], Mapping[str, int] | None]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """All that the rest of the package asks of an architecture."""
+
+    name: str
+    """``uname -m``."""
+    saved: SavedContext
+    """What the scheduler saves of a task that it switches out, and where."""
+    facts: Callable[[Program, Symbols], KernelFacts]
+    code: CodeRules
+    unwinder: Callable[[Parts, Symbols], Unwinder[Any]]
+    """Makes the unwinder of a kernel; raises
+    :class:`~drgn_reliable.errors.UnsupportedKernel` if there is none."""
+
+
+class StackState(State):
+    """Where a walk stands and where it may read."""
+
+    __slots__ = ("task", "regs", "stack", "stacks", "visited", "cursor")
+
+    def __init__(self, task: Task, stack: StackMemory, proving: bool) -> None:
+        self.task = task
+        self.proving = proving
+        self.pc = self.sp = 0
+        self.exact = self.done = False
+        self.end = End.STOPPED
+        self.found_by = FoundBy.SWITCH_FRAME
+        self.regs: StackRegisters | CpuRegisters | None = None
+        """The exception's registers that gave this frame; None if a call gave it."""
+        self.stack = stack
+        self.stacks: Sequence[Range] = ()
+        """Stacks that the walk may pass to: none for a task that is not running."""
+        self.visited = {stack.name}
+        self.cursor = Cursor()
+
+
+S = TypeVar("S", bound=StackState)
+
+
+class StackUnwinder(Generic[S]):
+    """The base of every unwinder: it starts, reads, passes from stack to stack, and gives back
+    rewritten return addresses, noting what is wrong. How to step is the architecture's.
+    """
+
+    STACK_ORDER: ClassVar[tuple[str, ...]] = ()
+    """From the inside out: a walk may pass from a stack only to one named after it. Empty where
+    any order is right."""
+
+    frame_pointers = False
+    """Whether the kernel was built so that it follows, or with ORC refuses at exceptions for the
+    sake of, frame pointers."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._prog = parts.prog
+        self.facts = parts.facts
+        self.text = parts.text
+        self._graph = parts.graph
+        self._probes = parts.probes
+        self._cpu_registers = parts.cpu_registers
+
+    # Start -------------------------------------------------------------------------------
+
+    def task_stack_memory(self, task: Task, used_from: int) -> StackMemory:
+        """The task's own stack, of which the part from an address on is used."""
+        _, low, high = self.facts.task_stack(task.stack)
+        return StackMemory(self._prog, low, high, used_from, "task")
+
+    def note_outside(self, state: S, walk: Walk, sp: int, what: str) -> None:
+        """The saved context points away from the task's stack."""
+        bounds = f"{state.stack.low:#x}..{state.stack.high:#x}"
+        detail = f"{what} {sp:#x} is not within {bounds}"
+        walk.note("sp-outside-stack", detail, pc=None, sp=sp, value=sp)
+        state.done = True
+
+    def running_registers(self, state: S, walk: Walk, *needed: str) -> CpuRegisters | None:
+        """The registers of the CPU on which a task runs; its saved context is stale."""
+        task = state.task
+        walk.note("running", f"on CPU {task.cpu}", pc=None, sp=None)
+        values = self._cpu_registers(task)
+        if values is None or any(values.get(name) is None for name in needed):
+            walk.note("no-crash-registers", f"CPU {task.cpu}", pc=None, sp=None)
+            state.done = True
+            return None
+        state.found_by = FoundBy.CRASH_REGISTERS
+        state.exact = True
+        return CpuRegisters(values)
+
+    def enter_first(self, state: S, walk: Walk, sp: int) -> None:
+        """Pass to the stack that a running CPU is on."""
+        state.visited = set()
+        state.stacks = self._stacks_of(state.task)
+        if not self.enter(state, walk, sp):
+            detail = f"SP {sp:#x} is on no known stack of CPU {state.task.cpu}"
+            walk.note("sp-outside-stack", detail, pc=state.pc, sp=sp, value=sp)
+
+    def _stacks_of(self, task: Task) -> list[Range]:
+        found = [self.facts.task_stack(task.stack)]
+        # If the dump lacks them, a walk that leaves the task's stack says slot-outside-stack.
+        with contextlib.suppress(FaultError):
+            found += self.facts.cpu_stacks(task.cpu)
+        return found
+
+    # Reading stacks ----------------------------------------------------------------------
+
+    def read(self, state: S, walk: Walk, address: int) -> int | None:
+        """A word of an accessible stack; None, with the reason noted, if there is none."""
+        word = state.stack.word(address)
+        return self._read_elsewhere(state, walk, address) if word is None else word
+
+    def _read_elsewhere(self, state: S, walk: Walk, address: int) -> int | None:
+        if not state.stack.contains(address, 8) and not self.enter(state, walk, address):
+            detail = f"{address:#x} is not within an accessible stack"
+            walk.note("slot-outside-stack", detail, pc=state.pc, sp=state.sp, value=address)
+            return None
+        word = state.stack.word(address)
+        if word is None:
+            self.stop_unreadable(state, walk, address)
+        return word
+
+    def stop_unreadable(self, state: S, walk: Walk, address: int) -> None:
+        """The dump lacks memory that the next step needs."""
+        detail = f"{address:#x} is not in the dump"
+        walk.note("memory-unreadable", detail, pc=state.pc or None, sp=state.sp, value=address)
+        state.done = True
+
+    def enter(self, state: S, walk: Walk, address: int, size: int = 8) -> bool:
+        """Pass to the stack that holds an address, if that is allowed (``get_stack_info()``)."""
+        target = next((r for r in state.stacks if address in r), None)
+        if target is None or address + size > target.high:
+            return False
+        if target.name in state.visited:
+            detail = f"{address:#x} is on the {target.name} stack again"
+            walk.note("stack-visited-twice", detail, pc=state.pc, sp=state.sp, value=address)
+            return False
+        self._note_order(state, walk, target, address)
+        state.visited.add(target.name)
+        state.stack = StackMemory(self._prog, target.low, target.high, address, target.name)
+        return True
+
+    def _note_order(self, state: S, walk: Walk, target: Range, address: int) -> None:
+        order = self.STACK_ORDER
+        if not order:
+            return
+        left = state.stack.name if state.visited else order[0]
+        if order.index(target.name) < order.index(left):
+            detail = f"from the {left} stack to the {target.name} stack"
+            walk.note("stack-order", detail, pc=state.pc, sp=state.sp, value=address)
+
+    # Rewritten return addresses (4.4) ----------------------------------------------------
+
+    def traced_return(self, state: S, walk: Walk, key: int) -> int | None:
+        """The return address that the function graph tracer replaced, by the key that it stored;
+        the trampoline's own if there is no such entry, None if the dump lacks the list."""
+        try:
+            pc = self._graph.find(state.task, state.cursor, key)
+        except FaultError as e:
+            self.stop_unreadable(state, walk, e.address)
+            return None
+        if pc is None:
+            detail = f"no entry for {key:#x} on the tracer's stack"
+            walk.note("fgraph-unrecovered", detail, pc=state.pc, sp=state.sp, value=key)
+            return self._graph.trampoline
+        state.found_by = FoundBy.FUNCTION_GRAPH
+        return pc
+
+    def probed_return(self, state: S, walk: Walk, key: int) -> int | None:
+        """The return address that a return probe replaced, by the key that it stored; None, with
+        the reason noted, if there is no such entry."""
+        if self._probes.refuses_runnable and state.task.run_state == 0:
+            detail = f"the return address at {key:#x} belongs to a kretprobe"
+            walk.note("rethook-task-runnable", detail, pc=state.pc, sp=state.sp, value=key)
+        try:
+            pc = self._probes.find(state.task, state.cursor, key)
+        except FaultError as e:
+            self.stop_unreadable(state, walk, e.address)
+            return None
+        if pc is None:
+            detail = f"no probed return is recorded for {key:#x}"
+            walk.note("rethook-unrecovered", detail, pc=state.pc, sp=state.sp, value=key)
+        state.found_by = FoundBy.KRETPROBE
+        return pc
+
+    # Ends --------------------------------------------------------------------------------
+
+    def excuses(self, doubt: str, state: S) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`. The boot CPU's idle task started the kernel
+        and keeps frames in init text."""
+        return doubt == "init-text-freed" and bool(state.task.address == self.facts.init_task)
+
+    def skip_plain(self, state: S, walk: Walk, limit: int) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+
+    def check_magic(self, task: Task, walk: Walk) -> None:
+        """See whether the lowest word of the task's stack is still what it was."""
+        try:
+            magic = self._prog.read_u64(task.stack)
+        except FaultError:
+            return
+        if magic != STACK_END_MAGIC:
+            detail = f"{magic:#x} at {task.stack:#x}, expected {STACK_END_MAGIC:#x}"
+            walk.note("stack-end-overwritten", detail, pc=None, sp=task.stack, value=magic)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""x86_64 as the rest of the package sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drgn_reliable.arch.base import Architecture, Parts
+from drgn_reliable.arch.x86_64 import LONGEST_CALL, STARTUP, Facts, ends_call, vsyscall_page
+from drgn_reliable.arch.x86_orc import OrcUnwinder
+from drgn_reliable.errors import UnsupportedKernel
+from drgn_reliable.symbols import Symbols
+from drgn_reliable.tasks import SavedContext
+from drgn_reliable.text import CodeRules
+from drgn_reliable.walk import Unwinder
+
+__all__ = ("ARCHITECTURE",)
+
+
+def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
+    if symbols.address("__start_orc_unwind_ip") is None:
+        raise UnsupportedKernel(
+            "this x86_64 kernel was built without the ORC unwinder (it has no symbol "
+            "__start_orc_unwind_ip); its frame pointers cannot be followed yet"
+        )
+    return OrcUnwinder.of_kernel(parts, symbols)
+
+
+ARCHITECTURE = Architecture(
+    name="x86_64",
+    saved=SavedContext(sp="thread.sp"),  # written by __switch_to_asm
+    facts=Facts,
+    code=CodeRules(ends_call, LONGEST_CALL, STARTUP, vsyscall_page),
+    unwinder=_unwinder,
+)
