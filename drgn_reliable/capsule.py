@@ -18,6 +18,7 @@ from dataclasses import replace
 from drgn import FaultError, Object, Program, sizeof
 from drgn.helpers.linux.pid import for_each_task
 
+from drgn_reliable.crashpages import read_for_crash
 from drgn_reliable.errors import DumpError, UsageError
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.files.kdump import Uts
@@ -70,6 +71,7 @@ def write_capsule(
     *,
     wanted: Sequence[str] = (),
     text: bool = False,
+    crash: bool = False,
     progress: Progress = iter,
     watch: Watch = unwatched,
 ) -> CapsuleSummary:
@@ -79,16 +81,25 @@ def write_capsule(
     :param wanted: PIDs or task addresses (:meth:`drgn_reliable.tasks.TaskList.find`): only these
         tasks' stacks are kept. All are by default.
     :param text: whether to keep the code of the kernel and its modules too.
+    :param crash: whether to keep what the crash utility reads too: whole stacks and task
+        structures, memory management, the kernel log.
     :param progress: wraps the tasks as they are walked.
     :param watch: as for :func:`drgn_reliable.opening.open_dump`.
     :raises DumpError: if the dump cannot be analysed, or if the capsule would not give the same
         report.
-    :raises UsageError: for a task that is not there, or if the capsule would replace the dump.
+    :raises UsageError: for a task that is not there, for one task or another architecture with
+        ``crash``, or if the capsule would replace the dump.
     :raises OSError: if the file cannot be written.
     """
     if os.path.exists(output) and os.path.samefile(path, output):
         raise UsageError(f"--output {output}: the dump itself; name another file")
+    if crash and wanted:
+        raise UsageError("--add-crash keeps every task's stack; leave out --task")
     kernel = Kernel(open_dump(path, symbols, watch))
+    if crash and kernel.architecture != "x86_64":
+        raise UsageError(
+            f"--add-crash: what crash reads is not known for {kernel.architecture}, only for x86_64"
+        )
     original = opened_dump(kernel.prog)
     assert original is not None
     vmcoreinfo = kernel.prog["VMCOREINFO"].string_().decode()
@@ -99,6 +110,8 @@ def write_capsule(
     _touch_more(recorded, report)
     if not wanted:
         _touch_all_tasks(recorded)
+    if crash:
+        read_for_crash(recorded)
     if text:
         _touch_text(recorded, page_size)
     notes = drop_notes(original.notes, "QEMU")

@@ -171,6 +171,7 @@ def _capsule(args: argparse.Namespace) -> int:
             args.symbols,
             wanted=args.task,
             text=args.add_text,
+            crash=args.add_crash,
             progress=lambda tasks: _progress(tasks, 0),
             watch=_watch,
         )

@@ -178,7 +178,8 @@ CAPSULE = Command(
 examples:
   drgn-reliable capsule vmcore -o small.kdump
   drgn-reliable capsule vmcore -o one.kdump --task 4711
-  drgn-reliable capsule vmcore -o code.kdump --add-text   for drgn and crash to disassemble
+  drgn-reliable capsule vmcore -o code.kdump --add-text   for drgn to disassemble
+  drgn-reliable capsule vmcore -o big.kdump --add-crash   opens in crash, too (x86_64)
 
 With --task, a scan of the capsule needs the same --task: of other tasks it has the task
 structure at most, and says that their stacks are not there.
@@ -193,6 +194,11 @@ exit status:
             "--add-text",
             action="store_true",
             help="keep the code of the kernel and its modules",
+        ),
+        _argument(
+            "--add-crash",
+            action="store_true",
+            help="keep what the crash utility reads: whole stacks, task structures, the kernel log",
         ),
         _FACTS_FORMAT,
     ),

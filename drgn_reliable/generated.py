@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import BrokenList, Layout, container_nodes
+from drgn_reliable.memory import BrokenList, Layout, container_nodes, missing
 from drgn_reliable.symbols import Symbols
 
 __all__ = ("BpfText", "FtraceTrampoline", "GeneratedText", "KprobePage")
@@ -93,7 +93,7 @@ class GeneratedText:
             for row in found():
                 rows.append(row)
         except (BrokenList, FaultError, LookupError, MissingInformation) as e:
-            self.problems.append(f"{what}: {e}")
+            self.problems.append(f"{what}: {missing(e)}")
         return rows
 
     @cached_property

@@ -27,6 +27,7 @@ from drgn_reliable.memory import (
     Layout,
     byte_order,
     container_nodes,
+    missing,
 )
 from drgn_reliable.modules import ModuleList
 from drgn_reliable.opening import opened_dump
@@ -162,7 +163,7 @@ class Kernel:
             base = Btf(self.prog.read(start, stop - start), little_endian=little)
         except FaultError as e:
             raise MissingInformation(
-                f"no types: the dump lacks the kernel's BTF at {start:#x} ({e}); name the "
+                f"no types: the dump lacks the kernel's BTF at {start:#x}; name the "
                 "kernel's vmlinux with --symbols"
             ) from e
         except BtfError as e:
@@ -190,7 +191,7 @@ class Kernel:
                 where = blob.read(self.prog, btf)
                 found.append(self.prog.read(where["data"], where["size"]))
         except (BrokenList, FaultError, LookupError) as e:
-            self.problems.append(f"BTF of modules: {e}")
+            self.problems.append(f"BTF of modules: {missing(e)}")
         return found
 
 

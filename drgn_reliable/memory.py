@@ -26,6 +26,7 @@ __all__ = (
     "container_nodes",
     "list_nodes",
     "member_offset",
+    "missing",
 )
 
 MASK = (1 << 64) - 1
@@ -43,6 +44,12 @@ def byte_order(prog: Program) -> str:
     """The :mod:`struct` prefix of the dump's byte order."""
     little = prog.platform and prog.platform.flags & PlatformFlags.IS_LITTLE_ENDIAN
     return "<" if little else ">"
+
+
+def missing(error: Exception) -> str:
+    """What went wrong with reading. drgn's words for memory that a dump lacks, and whether its
+    address is physical, depend on how the dump is stored; a report does not."""
+    return "not readable in this dump" if isinstance(error, FaultError) else str(error)
 
 
 def _underlying(type_: Type) -> Type:

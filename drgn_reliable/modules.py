@@ -15,7 +15,7 @@ from typing import NamedTuple
 from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import BrokenList, Layout, container_nodes, member_offset
+from drgn_reliable.memory import BrokenList, Layout, container_nodes, member_offset, missing
 from drgn_reliable.symbols import ModuleSymbols, Named, module_symbols
 
 __all__ = ("Module", "ModuleList", "Region")
@@ -79,7 +79,7 @@ class ModuleList:
             for address in container_nodes(prog, head, self._layout.offsets["list"], 1 << 16):
                 self._add(address)
         except (BrokenList, FaultError) as e:
-            self.problem = f"modules: {e}"
+            self.problem = f"modules: {missing(e)}"
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self._modules)

@@ -111,6 +111,25 @@ _ROWS = (
         "SP with the disassembly of the last good frame.",
     ),
     ReasonKind(
+        "frame-outside-stack",
+        "2",
+        "A frame would lie outside the stack",
+        "update_stack_state (x86), unwind_find_stack (arm64), update_stack_info (s390), "
+        "arch_stack_walk_reliable (powerpc)",
+        True,
+        Effect.REFUTES,
+        "The frame pointer or back chain is corrupt, or was not kept by the code below it.",
+    ),
+    ReasonKind(
+        "frame-misaligned",
+        "2",
+        "A frame pointer or stack pointer is not aligned",
+        "the unwinders of arm64, s390 and powerpc",
+        True,
+        Effect.REFUTES,
+        "Corruption, or code that does not keep the chain of frames.",
+    ),
+    ReasonKind(
         "regs-outside-stack",
         "2",
         "An exception's saved registers would lie outside the stack",
@@ -215,6 +234,27 @@ _ROWS = (
         "Build the module with the kernel's own build system, so that objtool adds its ORC tables.",
     ),
     ReasonKind(
+        "start-outside-stack",
+        "4.1",
+        "The saved frame is not on the stack: the kernel takes the walk for finished before it "
+        "began",
+        "__unwind_start (x86, frame pointers)",
+        False,
+        Effect.REFUTES,
+        "The kernel answers with a reliable trace of no entries. Look for corruption of the task "
+        "structure.",
+    ),
+    ReasonKind(
+        "end-misplaced",
+        "4.1",
+        "The chain of frames ends where no kernel stack begins",
+        "the unwinders of arm64, s390 and powerpc",
+        True,
+        Effect.REFUTES,
+        "The trace is cut short, or the chain is corrupt: look for return addresses further up "
+        "the stack.",
+    ),
+    ReasonKind(
         "end-unexpected",
         "4.1",
         "The unwind data ended the trace where no kernel stack begins",
@@ -243,6 +283,16 @@ _ROWS = (
         Effect.REFUTES,
         "Corruption, an unloaded module, firmware, or generated code that the kernel does not "
         "list.",
+    ),
+    ReasonKind(
+        "text-not-checked",
+        "4.2",
+        "A return address is not known kernel text, and the kernel does not look",
+        "nobody: arm64 and, after a traced return, powerpc do not check",
+        False,
+        Effect.REFUTES,
+        "Corruption, an unloaded module, or generated code that the kernel does not list. The "
+        "kernel takes the trace for reliable.",
     ),
     ReasonKind(
         "no-unwind-data",
@@ -321,6 +371,16 @@ _ROWS = (
         "The kernel accepts this page as text, but no kernel function is there: corruption.",
     ),
     ReasonKind(
+        "exception-boundary",
+        "4.3",
+        "Interrupted in kernel mode: the frame that was interrupted may be incomplete",
+        "arch_stack_walk_reliable",
+        True,
+        Effect.LEAVES_OPEN,
+        "A function that is interrupted before it has saved its return address is missing from "
+        "the chain of frames. Let the task run on.",
+    ),
+    ReasonKind(
         "exception-frame-pointer",
         "4.3",
         "Interrupted in kernel mode, in a kernel built with frame pointers",
@@ -339,6 +399,17 @@ _ROWS = (
         Effect.REFUTES,
         "The real caller is missing from the trace. Switch the function graph tracer off and "
         "let the task return.",
+    ),
+    ReasonKind(
+        "fgraph-entry-missing",
+        "4.4",
+        "The return address that the function graph tracer replaced was not found, and the kernel "
+        "refuses",
+        "kunwind_recover_return_address (arm64)",
+        True,
+        Effect.REFUTES,
+        "The task's list of traced returns does not fit its stack: corruption, or a return in "
+        "progress.",
     ),
     ReasonKind(
         "fgraph-beneath-kretprobe",
@@ -379,6 +450,15 @@ _ROWS = (
         Effect.NONE,
         "Harmless and passing: the dump has the address. Disable the kretprobe if the "
         "transition must finish now.",
+    ),
+    ReasonKind(
+        "rethook-refused",
+        "4.4",
+        "A kretprobed function is on the stack: the kernel does not look up its return address",
+        "arch_stack_walk_reliable (powerpc, loongarch)",
+        True,
+        Effect.NONE,
+        "The dump has the address. Disable the kretprobe and let the task return.",
     ),
     ReasonKind(
         "rethook-window",

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from drgn import FaultError, Program, sizeof
 
 from drgn_reliable.errors import TaskNotFound
-from drgn_reliable.memory import MASK, BrokenList, Layout, byte_order, container_nodes
+from drgn_reliable.memory import MASK, BrokenList, Layout, byte_order, container_nodes, missing
 from drgn_reliable.model import TaskKind
 from drgn_reliable.symbols import Symbols
 
@@ -251,7 +251,7 @@ class TaskList:
         try:
             return self._load(address)
         except FaultError as e:
-            self.problems.append(f"task {address:#x}: structure not readable ({e})")
+            self.problems.append(f"task {address:#x}: structure {missing(e)}")
             return None
 
     def _threads(self) -> Iterator[Task]:
@@ -271,7 +271,7 @@ class TaskList:
         try:
             return cpus_in_mask(self._prog, self._symbols.required("__cpu_possible_mask"))
         except FaultError as e:
-            self.problems.append(f"mask of possible CPUs: {e}; the idle tasks are missing")
+            self.problems.append(f"mask of possible CPUs: {missing(e)}; the idle tasks are missing")
             return []
 
     def _idle_tasks(self) -> Iterator[Task]:
@@ -283,7 +283,7 @@ class TaskList:
                 base = self._prog.read_u64(offsets + 8 * cpu)
                 idle = rq.read(self._prog, runqueues + base & MASK)["idle"]
             except FaultError as e:
-                self.problems.append(f"idle task of CPU {cpu}: not readable ({e})")
+                self.problems.append(f"idle task of CPU {cpu}: {missing(e)}")
                 continue
             found = self._read(idle)
             if found:

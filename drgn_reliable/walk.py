@@ -54,6 +54,8 @@ class Unwinder(Protocol[S]):
     """What it goes by, for people."""
     frame_pointers: bool
     """Whether the kernel was built with frame pointers that matter to its walk."""
+    checks_text: bool
+    """Whether the kernel refuses a program counter that is not kernel text."""
 
     def start(self, task: Task, walk: Walk, *, proving: bool) -> S:
         """The state at the task's saved context or, for a running task, its CPU's registers."""
@@ -115,9 +117,11 @@ def _follow(unwinder: Unwinder[S], state: S, walk: Walk, limit: int) -> None:
             return
         code = at(state.pc, state.exact)
         if code.kind is _UNKNOWN:
+            reason = "not-kernel-text" if unwinder.checks_text else "text-not-checked"
             detail = f"{code.pc:#x} is not kernel text"
-            walk.note("not-kernel-text", detail, pc=code.pc, sp=state.sp, value=code.pc)
-            return
+            walk.note(reason, detail, pc=code.pc, sp=state.sp, value=code.pc)
+            if unwinder.checks_text:
+                return
         if code.doubt is not None and not unwinder.excuses(code.doubt, state):
             walk.note(code.doubt, str(code), pc=code.pc, sp=state.sp)
         frames.append(Frame(code, state.sp, state.found_by))

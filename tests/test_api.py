@@ -76,7 +76,7 @@ def test_reports_are_plain_data(scanned_6_1: Scanned) -> None:
 def test_a_program_that_is_no_kernel_is_refused() -> None:
     """A program without a kernel gives one of the package's errors."""
     with pytest.raises(UnsupportedKernel):
-        scan(drgn.Program(drgn.Platform(drgn.Architecture.AARCH64)))
+        scan(drgn.Program(drgn.Platform(drgn.Architecture.RISCV64)))
     with pytest.raises(drgn_reliable.DumpError):
         scan(drgn.Program(drgn.Platform(drgn.Architecture.X86_64)))
 

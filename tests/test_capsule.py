@@ -137,3 +137,14 @@ def test_the_command_answers_machines(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (made["capsule"], made["size"]) == (output, os.stat(output).st_size)
     assert (made["tasks"], made["kernel_code"]) == (DUMP_6_1.count(), False)
     assert made["may_hold_secrets"] is True
+
+
+@pytest.mark.parametrize("option", [["--task", "1"], ["--task", "0", "--add-text"]])
+def test_what_crash_needs_is_every_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    """--add-crash with one task is refused, and nothing is written."""
+    output = str(tmp_path / "capsule")
+    assert cli.main(["capsule", DUMP, "-o", output, "--add-crash", *option]) == 2
+    assert "--add-crash keeps every task's stack; leave out --task" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []

@@ -210,7 +210,7 @@ def test_completion_script(shell: str) -> None:
 
 # Bad input -----------------------------------------------------------------------------------
 
-EM_X86_64, EM_AARCH64, EM_PARISC = 62, 183, 15
+EM_X86_64, EM_RISCV, EM_PARISC = 62, 243, 15
 
 
 def elf_core(machine: int, note: bytes = b"") -> bytes:
@@ -238,8 +238,8 @@ BAD_DUMPS = {
     "an empty file": (b"", "not a dump, but an empty file"),
     "an ELF core without VMCOREINFO": (elf_core(EM_X86_64), "VMCOREINFO"),
     "another architecture": (
-        elf_core(EM_AARCH64, vmcoreinfo(KERNEL)),
-        "architecture aarch64 is not supported",
+        elf_core(EM_RISCV, vmcoreinfo(KERNEL)),
+        "architecture riscv64 is not supported",
     ),
     "an architecture that drgn does not know": (
         elf_core(EM_PARISC, vmcoreinfo(KERNEL)),

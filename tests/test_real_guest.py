@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from drgn import FaultError
+from drgn.helpers.linux.printk import get_printk_records
 
 from contrib.vmlab import lab, scenario
 from contrib.vmlab.__main__ import default_cache
@@ -105,6 +106,21 @@ def test_its_capsule_tells_the_same_in_less_than_8_mb(made: Made, tmp_path: Path
     )
     assert reported(output) == reported(made.dump)
     assert differences(summary.report.tasks, made.rows) == []
+
+
+def test_what_crash_reads_is_kept_on_demand(made: Made, tmp_path: Path) -> None:
+    """With crash=True whole stacks, the log and the interrupt table are there; the report is the
+    same."""
+    output = str(tmp_path / "capsule")
+    summary = write_capsule(made.dump, output, crash=True)
+    assert summary.size < 8 * MEGABYTE
+    assert reported(output) == reported(made.dump)
+    kept, original = Kernel(open_dump(output)), Kernel(open_dump(made.dump))
+    for task in original.tasks:
+        if task.stack:
+            assert kept.prog.read(task.stack, 16384) == original.prog.read(task.stack, 16384)
+    assert kept.prog.read(original.symbols.required("idt_table"), 4096)
+    assert b"Linux version" in get_printk_records(kept.prog)[0].text
 
 
 def test_code_is_kept_on_demand(made: Made, tmp_path: Path) -> None:

@@ -201,6 +201,9 @@ class StackUnwinder(Generic[S]):
     """From the inside out: a walk may pass from a stack only to one named after it. Empty where
     any order is right."""
 
+    checks_text = True
+    """Whether the kernel refuses a program counter that is not kernel text."""
+
     frame_pointers = False
     """Whether the kernel was built so that it follows, or with ORC refuses at exceptions for the
     sake of, frame pointers."""
@@ -303,17 +306,20 @@ class StackUnwinder(Generic[S]):
 
     # Rewritten return addresses (4.4) ----------------------------------------------------
 
-    def traced_return(self, state: S, walk: Walk, key: int) -> int | None:
+    def traced_return(
+        self, state: S, walk: Walk, key: int, missing: str = "fgraph-unrecovered"
+    ) -> int | None:
         """The return address that the function graph tracer replaced, by the key that it stored;
-        the trampoline's own if there is no such entry, None if the dump lacks the list."""
+        the trampoline's own, with a reason noted, if there is no such entry, and None if the
+        dump lacks the list."""
         try:
             pc = self._graph.find(state.task, state.cursor, key)
-        except FaultError as e:
-            self.stop_unreadable(state, walk, e.address)
+        except FaultError:
+            self.stop_unreadable(state, walk, state.task.ret_stack)
             return None
         if pc is None:
             detail = f"no entry for {key:#x} on the tracer's stack"
-            walk.note("fgraph-unrecovered", detail, pc=state.pc, sp=state.sp, value=key)
+            walk.note(missing, detail, pc=state.pc, sp=state.sp, value=key)
             return self._graph.trampoline
         state.found_by = FoundBy.FUNCTION_GRAPH
         return pc
@@ -326,8 +332,8 @@ class StackUnwinder(Generic[S]):
             walk.note("rethook-task-runnable", detail, pc=state.pc, sp=state.sp, value=key)
         try:
             pc = self._probes.find(state.task, state.cursor, key)
-        except FaultError as e:
-            self.stop_unreadable(state, walk, e.address)
+        except FaultError:
+            self.stop_unreadable(state, walk, state.task.return_hooks)
             return None
         if pc is None:
             detail = f"no probed return is recorded for {key:#x}"

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from drgn_reliable.arch import x86
+from drgn_reliable.arch import arm64, ppc64, s390x, x86
 from drgn_reliable.arch.base import Architecture
 
 __all__ = ("ARCHITECTURES",)
 
 ARCHITECTURES: dict[str, Architecture] = {
-    architecture.name: architecture for architecture in (x86.ARCHITECTURE,)
+    module.ARCHITECTURE.name: module.ARCHITECTURE for module in (x86, arm64, s390x, ppc64)
 }

@@ -7,8 +7,8 @@ from typing import Any
 
 from drgn_reliable.arch.base import Architecture, Parts
 from drgn_reliable.arch.x86_64 import LONGEST_CALL, STARTUP, Facts, ends_call, vsyscall_page
+from drgn_reliable.arch.x86_fp import FramePointerUnwinder
 from drgn_reliable.arch.x86_orc import OrcUnwinder
-from drgn_reliable.errors import UnsupportedKernel
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import SavedContext
 from drgn_reliable.text import CodeRules
@@ -19,10 +19,7 @@ __all__ = ("ARCHITECTURE",)
 
 def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
     if symbols.address("__start_orc_unwind_ip") is None:
-        raise UnsupportedKernel(
-            "this x86_64 kernel was built without the ORC unwinder (it has no symbol "
-            "__start_orc_unwind_ip); its frame pointers cannot be followed yet"
-        )
+        return FramePointerUnwinder(parts)
     return OrcUnwinder.of_kernel(parts, symbols)
 
 

@@ -9,11 +9,11 @@ import contextlib
 
 from drgn import FaultError, Program
 
-from drgn_reliable.arch.base import Parts, StackRegisters, StackUnwinder
-from drgn_reliable.arch.x86_64 import STACK_ORDER, USER_MODE, direct_call_target
-from drgn_reliable.arch.x86_ends import Ends
+from drgn_reliable.arch.base import Parts, StackRegisters
+from drgn_reliable.arch.x86_64 import direct_call_target
 from drgn_reliable.arch.x86_plain import PlainFrames
 from drgn_reliable.arch.x86_state import OrcState
+from drgn_reliable.arch.x86_unwinder import X86Unwinder, in_user_mode
 from drgn_reliable.memory import MASK
 from drgn_reliable.model import CodeKind, End, FoundBy, Walk
 from drgn_reliable.symbols import Symbols
@@ -52,15 +52,13 @@ SAMPLE_OFFSET = 0x60
 """Bytes into each: past its prologue."""
 
 
-class OrcUnwinder(StackUnwinder[OrcState]):
+class OrcUnwinder(X86Unwinder[OrcState]):
     """See :class:`drgn_reliable.walk.Unwinder`.
 
     :param initialised: the kernel's ``orc_init``.
     :param frame_pointers: the kernel was built with CONFIG_FRAME_POINTER, and so refuses
         exceptions, ORC or not.
     """
-
-    STACK_ORDER = STACK_ORDER
 
     def __init__(
         self,
@@ -75,10 +73,9 @@ class OrcUnwinder(StackUnwinder[OrcState]):
         self._initialised = initialised
         self.frame_pointers = frame_pointers
         self.name = orc.format.name
-        self._ends = Ends(parts.facts, parts.text)
         self._rules: dict[tuple[int, bool], Rule | None] = {}
-        trampolines = {self._graph.trampoline, self._probes.trampoline}
-        self._plain = PlainFrames(self.text, trampolines)
+        self._trampolines = {self._graph.trampoline, self._probes.trampoline}
+        self._plain = PlainFrames(self.text, self._trampolines)
 
     @classmethod
     def of_kernel(cls, parts: Parts, symbols: Symbols) -> OrcUnwinder:
@@ -129,7 +126,7 @@ class OrcUnwinder(StackUnwinder[OrcState]):
         state.regs = registers
         state.pc, state.sp, state.bp = (registers.get(name) or 0 for name in ("ip", "sp", "bp"))
         state.full_regs = True
-        if not (registers.get("cs") or 0) & USER_MODE:
+        if not in_user_mode(state):
             self.enter_first(state, walk, state.sp)
 
     # One step ----------------------------------------------------------------------------
@@ -138,7 +135,7 @@ class OrcUnwinder(StackUnwinder[OrcState]):
         """See :class:`drgn_reliable.walk.Unwinder`."""
         if state.regs is None:
             return False
-        if (state.regs.get("cs") or 0) & USER_MODE:
+        if in_user_mode(state):
             return True
         if self.frame_pointers and state.regs.address is not None:
             detail = f"an exception's registers at {state.regs.address:#x}"
@@ -157,8 +154,10 @@ class OrcUnwinder(StackUnwinder[OrcState]):
         except KeyError:
             try:
                 rule = self._rule(*key)
-            except FaultError as e:
-                self.stop_unreadable(state, walk, e.address)
+            except FaultError:
+                detail = f"the unwind tables for {state.pc:#x} are not in the dump"
+                walk.note("memory-unreadable", detail, pc=state.pc, sp=state.sp)
+                state.done = True
                 return
             if rule:
                 self._plain.learn(rule, state)
@@ -232,14 +231,10 @@ class OrcUnwinder(StackUnwinder[OrcState]):
         if pc is None:
             return False
         state.found_by = found_by
-        if pc == self._graph.trampoline:
-            pc = self.traced_return(state, walk, slot)
-        if pc == self._probes.trampoline:
-            pc = self.probed_return(state, walk, slot)
-            if pc == self._graph.trampoline:
-                pc = self._traced_beneath(state, walk, slot)
-        if pc is None:
-            return False
+        if pc in self._trampolines:
+            pc = self.recovered(state, walk, pc, slot)
+            if pc is None:
+                return False
         state.pc, state.sp = pc, sp
         state.regs = state.previous_regs = None
         return True
@@ -325,15 +320,6 @@ class OrcUnwinder(StackUnwinder[OrcState]):
         except FaultError:
             return None
 
-    # Rewritten return addresses (4.4) ----------------------------------------------------
-
-    def _traced_beneath(self, state: OrcState, walk: Walk, slot: int) -> int | None:
-        """The tracer came first, the probe second: the kernel undoes them in the other order
-        only, and goes on at the tracer's trampoline."""
-        detail = f"the probed return address at {slot:#x} was the tracer's already"
-        walk.note("fgraph-beneath-kretprobe", detail, pc=state.pc, sp=state.sp, value=slot)
-        return self.traced_return(state, walk, slot) if state.proving else self._graph.trampoline
-
     # What missing and undefined rules mean (4.2, 4.5) -------------------------------------
 
     def _note_missing(self, state: OrcState, walk: Walk) -> None:
@@ -349,12 +335,6 @@ class OrcUnwinder(StackUnwinder[OrcState]):
         if start in trampolines:
             reason = "fgraph-window" if start == self._graph.trampoline else "rethook-window"
         walk.note(reason, str(code), pc=state.pc, sp=state.sp)
-
-    def finish(self, state: OrcState, walk: Walk) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-        regs = state.regs.address if state.regs else None
-        self._ends.check(state.task, state, regs, walk)
-        self.check_magic(state.task, walk)
 
 
 def _flag(prog: Program, address: int | None) -> bool:

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""arm64: frame records, as arch/arm64/kernel/stacktrace.c walks them.
+
+A frame record is two words at x29, the caller's x29 and the return address. A record of two
+zeroes is *meta* data since 6.13: a third word says whether it is the final one or the start of a
+``struct pt_regs``. Older kernels end at the same place, but leave an ordinary record in the
+registers of an exception, and have no reliable walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from drgn import Program
+
+from drgn_reliable.arch.base import (
+    Architecture,
+    KernelFacts,
+    Parts,
+    Range,
+    StackRegisters,
+    StackState,
+    StackUnwinder,
+)
+from drgn_reliable.memory import MASK, StackMemory, member_offset
+from drgn_reliable.model import End, FoundBy, Walk
+from drgn_reliable.symbols import Symbols
+from drgn_reliable.tasks import SavedContext, Task
+from drgn_reliable.text import CodeRules
+from drgn_reliable.walk import Unwinder
+
+__all__ = ("ARCHITECTURE", "Arm64Unwinder", "Facts", "ends_call")
+
+RECORD_SIZE = 16
+META_SIZE = 24
+"""``struct frame_record_meta``: a record and a type."""
+META_FINAL, META_PT_REGS = 1, 2
+"""``FRAME_META_TYPE_FINAL`` and ``_PT_REGS``."""
+
+USER_MODE = 0xF
+"""Mode bits of PSTATE, which are 0 in EL0."""
+
+OVERFLOW_STACK_SIZE = 4096
+
+SDEI_STACKS = ("sdei_stack_normal_ptr", "sdei_stack_critical_ptr")
+
+REGISTERS: Mapping[str, str] = {"pc": "pc", "sp": "sp", "pstate": "pstate"}
+"""Members of ``struct pt_regs``, and what drgn calls these registers. x29 and x30 are elements of
+its array ``regs``."""
+
+FRAME_POINTER, LINK_REGISTER = 29, 30
+
+
+def ends_call(code: bytes) -> bool:
+    """Whether 4 bytes of code are BL, BLR or one of its authenticating forms.
+
+    >>> ends_call(bytes.fromhex("20010094")), ends_call(bytes.fromhex("60023fd6"))
+    (True, True)
+    >>> ends_call(bytes.fromhex("c0035fd6"))
+    False
+    """
+    word = int.from_bytes(code, "little")
+    return word >> 26 == 0b100101 or word & 0xFEFFF000 == 0xD63F0000
+
+
+class Facts(KernelFacts):
+    """Sizes and places of the dumped kernel."""
+
+    registers = REGISTERS
+
+    def __init__(self, prog: Program, symbols: Symbols) -> None:
+        super().__init__(prog, symbols)
+        regs = prog.type("struct pt_regs")
+        array = self._offset(regs, "regs")
+        self.register_offsets |= {
+            "fp": array + 8 * FRAME_POINTER,
+            "lr": array + 8 * LINK_REGISTER,
+        }
+        self.record_offset = self._offset(regs, "stackframe")
+        """Of the frame record in ``struct pt_regs``."""
+        self.has_meta = _is_meta(regs)
+        self.pac_mask = _pac_mask(prog)
+
+    def final_record(self, stack: int) -> int:
+        """Where the outermost record of a task's stack is."""
+        return self.user_regs(stack) + self.record_offset
+
+    def cpu_stacks(self, cpu: int) -> Iterator[Range]:
+        """See :class:`drgn_reliable.arch.base.KernelFacts`
+        (arch/arm64/include/asm/stacktrace.h)."""
+        prog, symbols, base = self._prog, self._symbols, self.per_cpu_base(cpu)
+
+        def pointed(name: str) -> int:
+            place = symbols.address(name)
+            found: int = prog.read_u64(place + base & MASK) if place is not None else 0
+            return found
+
+        if irq := pointed("irq_stack_ptr"):
+            yield Range("irq", irq, irq + self.thread_size)
+        overflow = symbols.address("overflow_stack")
+        if overflow is not None:
+            low = overflow + base & MASK
+            yield Range("overflow", low, low + OVERFLOW_STACK_SIZE)
+        for name in SDEI_STACKS:
+            if low := pointed(name):
+                yield Range(name.removesuffix("_ptr"), low, low + self.thread_size)
+        top = symbols.address("efi_rt_stack_top")
+        if top is not None and (high := prog.read_u64(top)):
+            yield Range("efi", high - self.thread_size, high)
+
+
+def _is_meta(regs: Any) -> bool:
+    """Whether the kernel marks the records of registers: then the member is a struct."""
+    return member_offset(regs, "stackframe.type") is not None
+
+
+def _pac_mask(prog: Program) -> int:
+    """The bits of a kernel address that hold an authentication code
+    (``NUMBER(KERNELPACMASK)``)."""
+    for line in prog["VMCOREINFO"].string_().decode("ascii", "replace").splitlines():
+        name, _, value = line.partition("=")
+        if name == "NUMBER(KERNELPACMASK)":
+            return int(value, 16)
+    return 0
+
+
+class Arm64State(StackState):
+    """The frame record that a walk is at."""
+
+    __slots__ = ("fp", "consumed")
+
+    def __init__(self, task: Task, stack: StackMemory, proving: bool) -> None:
+        super().__init__(task, stack, proving)
+        self.fp = 0
+        self.consumed = 0
+        """What was read of the present stack ends here; the next record is not below."""
+
+
+class Arm64Unwinder(StackUnwinder[Arm64State]):
+    """See :class:`drgn_reliable.walk.Unwinder`."""
+
+    name = "frame records"
+    frame_pointers = True
+    checks_text = False
+
+    # Start -------------------------------------------------------------------------------
+
+    def start(self, task: Task, walk: Walk, *, proving: bool) -> Arm64State:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        used_from = min(task.saved_sp, task.saved_fp) or task.stack
+        state = Arm64State(task, self.task_stack_memory(task, used_from), proving)
+        if task.on_cpu:
+            self._start_running(state, walk)
+        else:
+            state.pc, state.fp, state.sp = task.saved_pc, task.saved_fp, task.saved_sp
+            state.done = not self._recover(state, walk)
+        return state
+
+    def _start_running(self, state: Arm64State, walk: Walk) -> None:
+        registers = self.running_registers(state, walk, "pc", "sp", "fp")
+        if registers is None:
+            return
+        state.regs = registers
+        state.pc, state.sp, state.fp = (registers.get(name) or 0 for name in ("pc", "sp", "fp"))
+        if not self._in_user_mode(state):
+            self.enter_first(state, walk, state.sp)
+
+    # One step ----------------------------------------------------------------------------
+
+    def _in_user_mode(self, state: Arm64State) -> bool:
+        return state.regs is not None and not (state.regs.get("pstate") or 0) & USER_MODE
+
+    def at_user_registers(self, state: Arm64State, walk: Walk) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`. Only a CPU's registers are ever of user mode:
+        a walk ends at the record in them before it comes to those on a stack."""
+        if state.regs is None:
+            return False
+        if state.regs.address is None:
+            return self._in_user_mode(state)
+        detail = f"an exception's registers at {state.regs.address:#x}"
+        walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
+        return False
+
+    def step(self, state: Arm64State, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        record = state.fp
+        if not self.facts.has_meta and record == self.facts.final_record(state.task.stack):
+            state.end, state.done = End.END_OF_STACK, True
+            return
+        if record & 7:
+            walk.note("frame-misaligned", f"{record:#x}", pc=state.pc, sp=state.sp, value=record)
+            state.done = True
+            return
+        if not self._accessible(state, walk, record, RECORD_SIZE):
+            return
+        fp, pc = state.stack.word(record), state.stack.word(record + 8)
+        if fp is None or pc is None:
+            self.stop_unreadable(state, walk, record)
+        elif not fp and not pc and self.facts.has_meta:
+            self._to_meta(state, walk, record)
+        elif not self._to_exception(state, walk, record, fp, pc):
+            state.regs, state.exact, state.found_by = None, False, FoundBy.FRAME_POINTER
+            state.consumed = record + RECORD_SIZE
+            state.fp, state.pc, state.sp = fp, self._stripped(pc), record + RECORD_SIZE
+            state.done = not self._recover(state, walk)
+
+    def _accessible(self, state: Arm64State, walk: Walk, at: int, size: int) -> bool:
+        """Whether the walk may read there: on a stack, above what it has read of it."""
+        left = state.stack
+        if not left.contains(at, size) and not self.enter(state, walk, at, size):
+            detail = f"the frame at {at:#x} is not within an accessible stack"
+            walk.note("frame-outside-stack", detail, pc=state.pc, sp=state.sp, value=at)
+            state.done = True
+            return False
+        if state.stack is not left:
+            state.consumed = 0
+        elif at < state.consumed:
+            detail = f"the frame at {at:#x} is not above {state.consumed:#x}"
+            walk.note("wrong-direction", detail, pc=state.pc, sp=state.sp, value=at)
+            state.done = True
+            return False
+        return True
+
+    def _to_meta(self, state: Arm64State, walk: Walk, record: int) -> None:
+        if not self._accessible(state, walk, record, META_SIZE):
+            return
+        kind = state.stack.word(record + RECORD_SIZE)
+        if kind is None:
+            self.stop_unreadable(state, walk, record + RECORD_SIZE)
+        elif kind == META_PT_REGS:
+            self._to_registers(state, walk, record - self.facts.record_offset)
+        elif kind == META_FINAL and record == self.facts.final_record(state.task.stack):
+            state.end, state.done = End.END_OF_STACK, True
+        else:
+            what = "the final record" if kind == META_FINAL else f"a record of type {kind}"
+            expected = self.facts.final_record(state.task.stack)
+            detail = f"{what} at {record:#x}, the stack ends at {expected:#x}"
+            walk.note("end-misplaced", detail, pc=state.pc, sp=state.sp, value=record)
+            state.done = True
+
+    def _to_exception(self, state: Arm64State, walk: Walk, record: int, fp: int, pc: int) -> bool:
+        """Before 6.13 the record in an exception's registers is an ordinary one: it is known by
+        the registers around it, which hold the same two words."""
+        if self.facts.has_meta or state.regs is not None:
+            return False
+        at = record - self.facts.record_offset
+        if not state.stack.contains(at, self.facts.regs_size):
+            return False
+        regs = StackRegisters(state.stack, at, self.facts.register_offsets)
+        if (regs.get("fp"), regs.get("pc")) != (fp, pc):
+            return False
+        self._to_registers(state, walk, at)
+        return True
+
+    def _to_registers(self, state: Arm64State, walk: Walk, at: int) -> None:
+        size = self.facts.regs_size
+        if not self._accessible(state, walk, at, size):
+            return
+        regs = StackRegisters(state.stack, at, self.facts.register_offsets)
+        pc, sp, fp = (regs.get(name) for name in ("pc", "sp", "fp"))
+        if pc is None or sp is None or fp is None:
+            self.stop_unreadable(state, walk, at)
+            return
+        state.consumed = at + size
+        state.regs, state.exact, state.found_by = regs, True, FoundBy.PT_REGS
+        state.fp, state.pc, state.sp = fp, self._stripped(pc), sp
+        state.done = not self._recover(state, walk)
+
+    # Return addresses --------------------------------------------------------------------
+
+    def _stripped(self, pc: int) -> int:
+        """Without its authentication code: bit 55 tells a kernel address."""
+        return pc | self.facts.pac_mask if pc >> 55 & 1 else pc
+
+    def _recover(self, state: Arm64State, walk: Walk) -> bool:
+        """Put the real return address in place of a tracer's; the key is the frame pointer that
+        the traced function's caller had."""
+        pc: int | None = state.pc
+        if pc == self._graph.trampoline and state.task.ret_stack:
+            pc = self.traced_return(state, walk, state.fp, "fgraph-entry-missing")
+            if pc == self._graph.trampoline:
+                return False
+        if pc is not None and pc == self._probes.trampoline:
+            pc = self.probed_return(state, walk, state.fp)
+        if pc is None:
+            return False
+        state.pc = pc
+        return True
+
+    def finish(self, state: Arm64State, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        self.check_magic(state.task, walk)
+
+
+def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
+    return Arm64Unwinder(parts)
+
+
+ARCHITECTURE = Architecture(
+    name="aarch64",
+    saved=SavedContext(  # written by cpu_switch_to
+        sp="thread.cpu_context.sp", pc="thread.cpu_context.pc", fp="thread.cpu_context.fp"
+    ),
+    facts=Facts,
+    code=CodeRules(ends_call, longest_call=4, pushed_returns=("ret_from_fork",)),
+    unwinder=_unwinder,
+)

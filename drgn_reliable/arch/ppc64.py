@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""powerpc64, little-endian: the back chain, as arch/powerpc/kernel/stacktrace.c follows it.
+
+At the stack pointer is the back chain; the word at +16 is the return address into the frame's
+owner, put there by what it calls. The reliable walk has one end only: the frame at the very
+place where copy_thread() begins a stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from drgn import Program, sizeof
+
+from drgn_reliable.arch.base import (
+    Architecture,
+    KernelFacts,
+    Parts,
+    Range,
+    StackRegisters,
+    StackState,
+    StackUnwinder,
+)
+from drgn_reliable.memory import MASK, StackMemory, member_offset
+from drgn_reliable.model import CodeKind, End, FoundBy, TaskKind, Walk
+from drgn_reliable.symbols import Symbols
+from drgn_reliable.tasks import SavedContext, Task
+from drgn_reliable.text import CodeRules
+from drgn_reliable.walk import Unwinder
+
+__all__ = ("ARCHITECTURE", "Facts", "Ppc64Unwinder", "ends_call")
+
+LR_AT = 16
+"""``STACK_FRAME_LR_SAVE``, in bytes."""
+MIN_FRAME = 32
+"""``STACK_FRAME_MIN_SIZE`` of the ELFv2 ABI."""
+OLD_OVERHEAD = 112
+"""``STACK_FRAME_OVERHEAD`` of kernels before 6.2, which use ELFv1's for exceptions."""
+REGS_OVERHEAD = 48
+"""What precedes the registers of an exception since (``STACK_INT_FRAME_REGS``)."""
+RED_ZONE = 288
+"""``KERNEL_REDZONE_SIZE``."""
+REGS_MARKER = 0x53474552
+"""``STACK_FRAME_REGS_MARKER``."""
+MARKER_AT, OLD_MARKER_AT = 32, 96
+"""Where an exception's frame has it."""
+
+EMERGENCY_STACKS = ("emergency_sp", "nmi_emergency_sp", "mc_emergency_sp")
+"""Members of ``struct paca_struct`` with the end of each."""
+CONTEXT_STACKS = ("hardirq_ctx", "softirq_ctx")
+"""Arrays with the start of each CPU's stack."""
+
+USER_MODE = 1 << 14
+"""``MSR_PR``."""
+
+REGISTERS: Mapping[str, str] = {"nip": "nip", "link": "lr", "msr": "msr"}
+"""Members of ``struct pt_regs``, and what drgn calls these registers; r1 is an element of its
+array ``gpr``."""
+
+
+def ends_call(code: bytes) -> bool:
+    """Whether 4 bytes of code branch and link: BL, BCTRL or BLRL.
+
+    >>> ends_call(bytes.fromhex("0100 004b")), ends_call(bytes.fromhex("2104804e"))
+    (True, True)
+    >>> ends_call(bytes.fromhex("2000804e"))
+    False
+    """
+    word = int.from_bytes(code, "little")
+    return word & 0xFC000003 == 0x48000001 or word & 0xFC0007FF in (0x4C000421, 0x4C000021)
+
+
+class Facts(KernelFacts):
+    """Sizes and places of the dumped kernel."""
+
+    registers = REGISTERS
+
+    def __init__(self, prog: Program, symbols: Symbols) -> None:
+        super().__init__(prog, symbols)
+        self.register_offsets["r1"] = self._offset(prog.type("struct pt_regs"), "gpr") + 8
+        self.thread_struct_size: int = sizeof(prog.type("struct thread_struct"))
+        self.old_layout = self._has_old_layout()
+        overhead = OLD_OVERHEAD if self.old_layout else REGS_OVERHEAD
+        self.regs_at = overhead
+        """Of the registers in an exception's frame, in bytes."""
+        self.marker_at = OLD_MARKER_AT if self.old_layout else MARKER_AT
+        self.user_frame_size = self.regs_size + overhead
+        """``STACK_USER_INT_FRAME_SIZE``."""
+        self.exception_frame_size = self.user_frame_size + RED_ZONE
+        """``STACK_INT_FRAME_SIZE``."""
+
+    def _has_old_layout(self) -> bool:
+        """Both layouts are told by where the boot task's registers say that they are: kernels of
+        the old one have no ``arch_rethook_trampoline`` and no such member either."""
+        return member_offset(self._prog.type("struct thread_struct"), "kuap") is not None
+
+    def user_regs(self, stack: int) -> int:
+        """``task_pt_regs()``."""
+        return stack + self.thread_size - self.user_frame_size + self.regs_at
+
+    def stack_end(self, task: Task) -> int:
+        """The frame at which the walk of a task has to end."""
+        top = task.stack + self.thread_size
+        if self.old_layout:
+            return top - (OLD_OVERHEAD if task.kind is TaskKind.IDLE else self.user_frame_size)
+        return top - (self.user_frame_size if task.kind is TaskKind.USER else MIN_FRAME)
+
+    def cpu_stacks(self, cpu: int) -> Iterator[Range]:
+        """See :class:`drgn_reliable.arch.base.KernelFacts` (arch/powerpc/kernel/process.c)."""
+        prog, size = self._prog, self.thread_size
+        for name in CONTEXT_STACKS:
+            array = self._symbols.address(name)
+            low = prog.read_u64(array + 8 * cpu & MASK) if array is not None else 0
+            if low:
+                yield Range(name.removesuffix("_ctx"), low, low + size)
+        pacas = self._symbols.address("paca_ptrs")
+        if pacas is None:
+            return
+        paca = prog.read_u64(prog.read_u64(pacas) + 8 * cpu & MASK)
+        type_ = prog.type("struct paca_struct")
+        for name in EMERGENCY_STACKS:
+            offset = member_offset(type_, name)
+            high = prog.read_u64(paca + offset & MASK) if offset is not None else 0
+            if high:
+                yield Range(name.removesuffix("_sp"), high - size, high)
+
+
+class Ppc64State(StackState):
+    """The frame that a walk is at, and the stack's end."""
+
+    __slots__ = ("last",)
+
+    def __init__(self, task: Task, stack: StackMemory, proving: bool, last: int) -> None:
+        super().__init__(task, stack, proving)
+        self.last = last
+
+
+class Ppc64Unwinder(StackUnwinder[Ppc64State]):
+    """See :class:`drgn_reliable.walk.Unwinder`."""
+
+    name = "back chain"
+    checks_text = False
+    """It is checked before it is recovered, in :meth:`_to_frame`."""
+
+    # Start -------------------------------------------------------------------------------
+
+    def start(self, task: Task, walk: Walk, *, proving: bool) -> Ppc64State:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        last = self.facts.stack_end(task)
+        state = Ppc64State(task, self.task_stack_memory(task, task.saved_sp), proving, last)
+        state.sp = task.saved_sp
+        if task.on_cpu:
+            self._start_running(state, walk)
+        elif not self._is_within(state, task.saved_sp):
+            self.note_outside(state, walk, task.saved_sp, "saved stack pointer")
+        else:
+            # Of the switch frame only the back chain is looked at.
+            self.step(state, walk)
+            state.found_by = FoundBy.SWITCH_FRAME
+        return state
+
+    def _is_within(self, state: Ppc64State, sp: int) -> bool:
+        low = state.task.stack + self.facts.thread_struct_size
+        return bool(low <= sp <= state.last - MIN_FRAME)
+
+    def _start_running(self, state: Ppc64State, walk: Walk) -> None:
+        registers = self.running_registers(state, walk, "nip", "r1")
+        if registers is None:
+            return
+        state.regs = registers
+        state.pc, state.sp = registers.get("nip") or 0, registers.get("r1") or 0
+        if not self._in_user_mode(state):
+            self.enter_first(state, walk, state.sp)
+
+    # One step ----------------------------------------------------------------------------
+
+    def _in_user_mode(self, state: Ppc64State) -> bool:
+        return state.regs is not None and bool((state.regs.get("msr") or 0) & USER_MODE)
+
+    def at_user_registers(self, state: Ppc64State, walk: Walk) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        if state.regs is None:
+            return False
+        if state.regs.address is None:
+            return self._in_user_mode(state)
+        detail = f"an exception's registers at {state.regs.address:#x}"
+        walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
+        return False
+
+    def step(self, state: Ppc64State, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        state.done = True  # until it is known where to go on
+        chain = self.read(state, walk, state.sp)
+        if chain is None or not self._reachable(state, walk, chain):
+            return
+        if chain == state.last:
+            state.end = End.END_OF_STACK
+            return
+        state.done = False
+        self._to_frame(state, walk, chain)
+
+    def _reachable(self, state: Ppc64State, walk: Walk, sp: int) -> bool:
+        if sp == state.last and state.stack.contains(sp, 8):
+            return True
+        if sp & 15:
+            walk.note("frame-misaligned", f"{sp:#x}", pc=state.pc, sp=state.sp, value=sp)
+            return False
+        if state.stack.contains(sp, MIN_FRAME):
+            if sp <= state.sp:
+                detail = f"the back chain goes from {state.sp:#x} to {sp:#x}"
+                walk.note("wrong-direction", detail, pc=state.pc, sp=state.sp, value=sp)
+                return False
+            if sp > state.last - MIN_FRAME and state.stack.name == "task":
+                detail = f"the back chain goes to {sp:#x}, the stack ends at {state.last:#x}"
+                walk.note("end-misplaced", detail, pc=state.pc, sp=state.sp, value=sp)
+                return False
+            return True
+        if self.enter(state, walk, sp, MIN_FRAME):
+            return True
+        detail = f"the frame at {sp:#x} is not within an accessible stack"
+        walk.note("frame-outside-stack", detail, pc=state.pc, sp=state.sp, value=sp)
+        return False
+
+    def _to_frame(self, state: Ppc64State, walk: Walk, sp: int) -> None:
+        pc = state.stack.word(sp + LR_AT)
+        if pc is None:
+            self.stop_unreadable(state, walk, sp + LR_AT)
+            return
+        state.regs, state.exact, state.found_by = None, False, FoundBy.BACK_CHAIN
+        state.sp = sp
+        marker = state.stack.word(sp + self.facts.marker_at)
+        if marker == REGS_MARKER and sp <= state.last - self.facts.exception_frame_size:
+            self._to_registers(state, walk, sp + self.facts.regs_at)
+            return
+        if self.text.at(pc, exact=False).kind is CodeKind.UNKNOWN:
+            walk.note("not-kernel-text", f"{pc:#x} is not kernel text", pc=pc, sp=sp, value=pc)
+        found: int | None = pc
+        if found == self._graph.trampoline:
+            found = self.traced_return(state, walk, sp)
+        if found is not None and found == self._probes.trampoline:
+            found = self._probed(state, walk, sp)
+        if found is None:
+            state.done = True
+        else:
+            state.pc = found
+
+    def _probed(self, state: Ppc64State, walk: Walk, sp: int) -> int | None:
+        """The kernel refuses every kretprobed function; the dump has the address."""
+        detail = f"the return address at {sp + LR_AT:#x} belongs to a kretprobe"
+        walk.note("rethook-refused", detail, pc=state.pc, sp=sp, value=sp + LR_AT)
+        return self.probed_return(state, walk, sp)
+
+    def _to_registers(self, state: Ppc64State, walk: Walk, at: int) -> None:
+        regs = StackRegisters(state.stack, at, self.facts.register_offsets)
+        pc, sp = regs.get("nip"), regs.get("r1")
+        if pc is None or sp is None:
+            self.stop_unreadable(state, walk, at)
+            return
+        state.regs, state.exact, state.found_by = regs, True, FoundBy.PT_REGS
+        state.pc = pc
+        if self._reachable(state, walk, sp):
+            state.sp = sp
+        else:
+            state.done = True
+
+    def finish(self, state: Ppc64State, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        self.check_magic(state.task, walk)
+
+
+def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
+    return Ppc64Unwinder(parts)
+
+
+ARCHITECTURE = Architecture(
+    name="ppc64le",
+    saved=SavedContext(sp="thread.ksp"),  # written by _switch
+    facts=Facts,
+    code=CodeRules(ends_call, longest_call=4),
+    unwinder=_unwinder,
+)

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""s390x: the back chain, as arch/s390/kernel/unwind_bc.c follows it, unchanged from 6.1 to 7.3.
+
+The kernel is built with a packed stack: of the 160 bytes at the stack pointer, the last word is
+the back chain, and a function saves its registers r6 to r15 there in its *caller's* frame. The
+return address in a frame is therefore where its owner goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from drgn import Program
+
+from drgn_reliable.arch.base import (
+    Architecture,
+    KernelFacts,
+    Parts,
+    Range,
+    StackRegisters,
+    StackState,
+    StackUnwinder,
+)
+from drgn_reliable.memory import MASK
+from drgn_reliable.model import End, FoundBy, Walk
+from drgn_reliable.symbols import Symbols
+from drgn_reliable.tasks import SavedContext, Task
+from drgn_reliable.text import CodeRules
+from drgn_reliable.walk import Unwinder
+
+__all__ = ("ARCHITECTURE", "Facts", "S390xUnwinder", "ends_call")
+
+FRAME_SIZE = 160
+"""``struct stack_frame`` and ``STACK_FRAME_OVERHEAD``."""
+R14_AT, BACK_CHAIN_AT = 136, 152
+
+LOWCORE_STACKS = ("async_stack", "nodat_stack", "mcck_stack", "restart_stack")
+"""Members of ``struct lowcore`` with the stack pointer at the start of each."""
+
+USER_MODE = 1 << 48
+"""``PSW_MASK_PSTATE``: the problem state bit."""
+
+REGISTERS: Mapping[str, str] = {"psw.mask": "pswm", "psw.addr": "pswa"}
+"""Members of ``struct pt_regs``, and what drgn calls these registers; r14 and r15 are elements of
+its array ``gprs``."""
+
+
+def ends_call(code: bytes) -> bool:
+    """Whether 6 bytes of code end with BRASL, BRAS or BASR, with r14 for the return address.
+
+    >>> ends_call(bytes.fromhex("c0e500001234")), ends_call(bytes.fromhex("00000000 0de1"))
+    (True, True)
+    >>> ends_call(bytes.fromhex("07fe07fe07fe"))
+    False
+    """
+    return (
+        code[:2] == b"\xc0\xe5"
+        or code[-4:-2] == b"\xa7\xe5"
+        or (code[-2] == 0x0D and code[-1] >> 4 == 14)
+    )
+
+
+class Facts(KernelFacts):
+    """Sizes and places of the dumped kernel."""
+
+    registers = REGISTERS
+
+    def __init__(self, prog: Program, symbols: Symbols) -> None:
+        super().__init__(prog, symbols)
+        gprs = self._offset(prog.type("struct pt_regs"), "gprs")
+        self.register_offsets |= {"r14": gprs + 8 * 14, "r15": gprs + 8 * 15}
+
+    def cpu_stacks(self, cpu: int) -> Iterator[Range]:
+        """See :class:`drgn_reliable.arch.base.KernelFacts` (arch/s390/kernel/dumpstack.c)."""
+        pointers = self._symbols.address("lowcore_ptr")
+        if pointers is None:
+            return
+        lowcore = self._prog.read_u64(pointers + 8 * cpu & MASK)
+        type_ = self._prog.type("struct lowcore")
+        for name in LOWCORE_STACKS:
+            start = self._prog.read_u64(lowcore + self._offset(type_, name) & MASK)
+            if start:
+                low = start - (self.thread_size - FRAME_SIZE - self.regs_size)
+                yield Range(name.removesuffix("_stack"), low, low + self.thread_size)
+
+
+class S390xUnwinder(StackUnwinder[StackState]):
+    """See :class:`drgn_reliable.walk.Unwinder`."""
+
+    name = "back chain"
+
+    # Start -------------------------------------------------------------------------------
+
+    def start(self, task: Task, walk: Walk, *, proving: bool) -> StackState:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        state = StackState(task, self.task_stack_memory(task, task.saved_sp), proving)
+        if task.on_cpu:
+            self._start_running(state, walk)
+        elif not state.stack.contains(task.saved_sp, FRAME_SIZE):
+            self.note_outside(state, walk, task.saved_sp, "saved stack pointer")
+        else:
+            self._to_frame(state, walk, task.saved_sp)
+            state.found_by = FoundBy.SWITCH_FRAME
+        return state
+
+    def _start_running(self, state: StackState, walk: Walk) -> None:
+        registers = self.running_registers(state, walk, "psw.addr", "r15")
+        if registers is None:
+            return
+        state.regs = registers
+        state.pc, state.sp = registers.get("psw.addr") or 0, registers.get("r15") or 0
+        if not self._in_user_mode(state):
+            self.enter_first(state, walk, state.sp)
+
+    # One step ----------------------------------------------------------------------------
+
+    def _in_user_mode(self, state: StackState) -> bool:
+        return state.regs is not None and bool((state.regs.get("psw.mask") or 0) & USER_MODE)
+
+    def at_user_registers(self, state: StackState, walk: Walk) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`. Of user registers on a stack a walk sees only
+        where they are."""
+        if state.regs is None:
+            return False
+        if state.regs.address is None:
+            return self._in_user_mode(state)
+        detail = f"an interrupt's registers at {state.regs.address:#x}"
+        walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
+        return False
+
+    def step(self, state: StackState, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        state.done = True  # until it is known where to go on
+        chain = self.read(state, walk, state.sp + BACK_CHAIN_AT & MASK)
+        if chain is None:
+            return
+        if not chain:
+            self._to_registers(state, walk, state.sp + FRAME_SIZE & MASK)
+        elif self._reachable(state, walk, chain):
+            state.done = False
+            self._to_frame(state, walk, chain)
+
+    def _reachable(self, state: StackState, walk: Walk, sp: int) -> bool:
+        """Whether a walk may go on to a stack pointer (``outside_of_stack()`` and what
+        follows)."""
+        stack = state.stack
+        if sp & 7:
+            walk.note("frame-misaligned", f"{sp:#x}", pc=state.pc, sp=state.sp, value=sp)
+            return False
+        if state.sp < sp <= stack.high - FRAME_SIZE:
+            return True
+        if stack.contains(sp, FRAME_SIZE):
+            detail = f"the back chain goes from {state.sp:#x} to {sp:#x}"
+            walk.note("wrong-direction", detail, pc=state.pc, sp=state.sp, value=sp)
+            return False
+        if not self.enter(state, walk, sp, FRAME_SIZE):
+            detail = f"the frame at {sp:#x} is not within an accessible stack"
+            walk.note("frame-outside-stack", detail, pc=state.pc, sp=state.sp, value=sp)
+            return False
+        return True
+
+    def _to_frame(self, state: StackState, walk: Walk, sp: int) -> None:
+        pc = state.stack.word(sp + R14_AT)
+        if pc is None:
+            self.stop_unreadable(state, walk, sp + R14_AT)
+            return
+        state.regs, state.exact, state.found_by = None, False, FoundBy.BACK_CHAIN
+        state.sp = sp
+        self._go_on_at(state, walk, pc)
+
+    def _to_registers(self, state: StackState, walk: Walk, at: int) -> None:
+        """Where the back chain ends, there are registers: the last of a stack, or those of an
+        interrupt."""
+        size = self.facts.regs_size
+        if not state.stack.contains(at, size):
+            detail = f"the back chain ends at {state.sp:#x}, the stack at {state.stack.high:#x}"
+            walk.note("end-misplaced", detail, pc=state.pc, sp=state.sp, value=state.sp)
+            return
+        if at == self.facts.user_regs(state.task.stack):
+            state.end = End.END_OF_STACK
+            return
+        regs = StackRegisters(state.stack, at, self.facts.register_offsets)
+        pc, sp = regs.get("psw.addr"), regs.get("r15")
+        if pc is None or sp is None:
+            self.stop_unreadable(state, walk, at)
+            return
+        state.regs, state.exact, state.found_by = regs, True, FoundBy.PT_REGS
+        state.done = False
+        if self._reachable(state, walk, sp):
+            state.sp = sp
+        else:
+            state.done = True
+        self._go_on_at(state, walk, pc)
+
+    def _go_on_at(self, state: StackState, walk: Walk, pc: int) -> None:
+        """Put the real return address in place of a tracer's; the key is the stack pointer."""
+        found: int | None = pc
+        if found == self._graph.trampoline:
+            found = self.traced_return(state, walk, state.sp)
+        if found is not None and found == self._probes.trampoline:
+            found = self.probed_return(state, walk, state.sp)
+        if found is None:
+            state.done = True
+        else:
+            state.pc = found
+
+    def finish(self, state: StackState, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        self.check_magic(state.task, walk)
+
+
+def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
+    return S390xUnwinder(parts)
+
+
+ARCHITECTURE = Architecture(
+    name="s390x",
+    saved=SavedContext(sp="thread.ksp"),  # written by __switch_to_asm
+    facts=Facts,
+    code=CodeRules(ends_call, longest_call=6, pushed_returns=("ret_from_fork",)),
+    unwinder=_unwinder,
+)

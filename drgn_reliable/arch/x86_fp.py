@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""x86_64 with the frame pointer unwinder: steps as arch/x86/kernel/unwind_frame.c does, which
+did not change from 6.1 to 7.3.
+
+A frame record is two words, the caller's frame pointer and the return address. Entry code puts an
+*encoded* frame pointer in its place, an odd number: the address of a ``struct pt_regs`` plus one.
+"""
+
+from __future__ import annotations
+
+from drgn_reliable.arch.base import StackRegisters, StackState
+from drgn_reliable.arch.x86_unwinder import X86Unwinder, in_user_mode
+from drgn_reliable.memory import MASK, StackMemory
+from drgn_reliable.model import End, FoundBy, Walk
+from drgn_reliable.tasks import Task
+
+__all__ = ("FramePointerUnwinder",)
+
+RECORD_SIZE = 16
+ENCODED = 1
+"""The bit that tells a ``struct pt_regs`` from a frame record."""
+
+
+class FramePointerState(StackState):
+    """The frame that a walk is at: a record at ``bp``, or ``regs``."""
+
+    __slots__ = ("bp", "frame_end")
+
+    def __init__(self, task: Task, stack: StackMemory, proving: bool) -> None:
+        super().__init__(task, stack, proving)
+        self.bp = 0
+        self.frame_end = 0
+        """Where the frame's own words end; 0 before the first."""
+
+
+class FramePointerUnwinder(X86Unwinder[FramePointerState]):
+    """See :class:`drgn_reliable.walk.Unwinder`."""
+
+    name = "frame pointers"
+    frame_pointers = True
+
+    # Start -------------------------------------------------------------------------------
+
+    def start(self, task: Task, walk: Walk, *, proving: bool) -> FramePointerState:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        state = FramePointerState(task, self.task_stack_memory(task, task.saved_sp), proving)
+        if task.on_cpu:
+            self._start_running(state, walk)
+        else:
+            self._start_switched_out(state, walk)
+        return state
+
+    def _start_switched_out(self, state: FramePointerState, walk: Walk) -> None:
+        """BP and the return address of ``struct inactive_task_frame`` are the first record."""
+        record = state.task.saved_sp + self.facts.frame_bp & MASK
+        if not state.stack.contains(record, RECORD_SIZE):
+            # __unwind_start() takes a walk that cannot begin for one that is at its end.
+            detail = f"the saved frame at {record:#x} is not within the task's stack"
+            walk.note("start-outside-stack", detail, pc=None, sp=record, value=record)
+            state.end, state.done = End.END_OF_STACK, True
+            return
+        self._move(state, walk, record)
+        state.found_by = FoundBy.SWITCH_FRAME
+
+    def _start_running(self, state: FramePointerState, walk: Walk) -> None:
+        registers = self.running_registers(state, walk, "ip", "sp", "bp")
+        if registers is None:
+            return
+        state.regs = registers
+        state.pc, state.sp, state.bp = (registers.get(name) or 0 for name in ("ip", "sp", "bp"))
+        if not in_user_mode(state):
+            self.enter_first(state, walk, state.sp)
+
+    # One step ----------------------------------------------------------------------------
+
+    def at_user_registers(self, state: FramePointerState, walk: Walk) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        if in_user_mode(state):
+            return True
+        if state.regs is not None and state.regs.address is not None:
+            detail = f"an exception's registers at {state.regs.address:#x}"
+            walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
+        return False
+
+    def step(self, state: FramePointerState, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        if state.regs is None and self._is_last(state):
+            self._end(state, walk)
+            return
+        following = state.regs.get("bp") if state.regs else state.stack.word(state.bp)
+        if following is None:
+            self.stop_unreadable(state, walk, state.bp)
+        elif not self._move(state, walk, following):
+            state.done = True
+
+    def _is_last(self, state: FramePointerState) -> bool:
+        """Whether the record is where the outermost function of a stack has it: below the user
+        registers, or a little lower if the compiler realigned that function's stack or an ftrace
+        callback is between (``is_last_task_frame()``)."""
+        last, bp, word = (
+            self.facts.user_regs(state.task.stack) - RECORD_SIZE,
+            state.bp,
+            (state.stack.word),
+        )
+        if bp == last - 8:
+            return word(bp + 8) is not None and word(bp + 8) == word(last + 8)
+        if bp == last - 24:
+            return word(bp) == word(bp + 16) and word(bp + 8) == word(bp + 32)
+        return bool(bp == last)
+
+    def _end(self, state: FramePointerState, walk: Walk) -> None:
+        """A user task's stack ends with its user registers, a kernel thread's has none."""
+        at = self.facts.user_regs(state.task.stack)
+        state.regs = StackRegisters(state.stack, at, self.facts.register_offsets)
+        if state.regs.get("cs") is None:
+            self.stop_unreadable(state, walk, at)
+        elif in_user_mode(state):
+            state.pc = 0
+        else:
+            state.regs = None
+            state.end, state.done = End.END_OF_STACK, True
+
+    def _move(self, state: FramePointerState, walk: Walk, following: int) -> bool:
+        """Go to the frame that a frame pointer names (``update_stack_state()``)."""
+        encoded = bool(following & ENCODED)
+        frame = following & ~ENCODED
+        size = self.facts.regs_size if encoded else RECORD_SIZE
+        left = state.stack
+        if not left.contains(frame, size) and not self.enter(state, walk, frame, size):
+            reason = "regs-outside-stack" if encoded else "frame-outside-stack"
+            detail = f"the frame at {frame:#x} is not within an accessible stack"
+            walk.note(reason, detail, pc=state.pc, sp=state.sp, value=following)
+            return False
+        if state.stack is left and frame < state.frame_end:
+            detail = f"the frame at {frame:#x} is not above {state.frame_end:#x}"
+            walk.note("wrong-direction", detail, pc=state.pc, sp=state.sp, value=following)
+            return False
+        state.frame_end = frame + size
+        if encoded:
+            return self._to_registers(state, walk, frame)
+        state.regs = None
+        state.bp, state.exact, state.found_by = frame, False, FoundBy.FRAME_POINTER
+        return self._return(state, walk, frame + 8, frame + RECORD_SIZE)
+
+    def _to_registers(self, state: FramePointerState, walk: Walk, at: int) -> bool:
+        state.regs = StackRegisters(state.stack, at, self.facts.register_offsets)
+        state.bp, state.exact, state.found_by = 0, True, FoundBy.PT_REGS
+        sp = state.regs.get("sp")
+        if sp is None or state.regs.get("cs") is None:
+            self.stop_unreadable(state, walk, at)
+            return False
+        if in_user_mode(state):
+            state.pc, state.sp = 0, sp
+            return True
+        return self._return(state, walk, at + self.facts.register_offsets["ip"], sp)
+
+    def _return(self, state: FramePointerState, walk: Walk, slot: int, sp: int) -> bool:
+        pc = state.stack.word(slot)
+        if pc is None:
+            self.stop_unreadable(state, walk, slot)
+            return False
+        pc = self.recovered(state, walk, pc, slot)
+        if pc is None:
+            return False
+        state.pc, state.sp = pc, sp
+        return True

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""x86_64: what the ORC and the frame pointer unwinder share."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from drgn_reliable.arch.base import Parts, StackState, StackUnwinder
+from drgn_reliable.arch.x86_64 import STACK_ORDER, USER_MODE
+from drgn_reliable.arch.x86_ends import Ends
+from drgn_reliable.model import Walk
+
+__all__ = ("X86Unwinder", "in_user_mode")
+
+S = TypeVar("S", bound=StackState)
+
+
+def in_user_mode(state: StackState) -> bool:
+    """Whether a walk stands at registers of user mode (``user_mode()``)."""
+    return state.regs is not None and bool((state.regs.get("cs") or 0) & USER_MODE)
+
+
+class X86Unwinder(StackUnwinder[S]):
+    """Rewritten return addresses and the ends of stacks."""
+
+    STACK_ORDER = STACK_ORDER
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._ends = Ends(parts.facts, parts.text)
+
+    def recovered(self, state: S, walk: Walk, pc: int, slot: int) -> int | None:
+        """The return address behind what a slot of the stack holds (``unwind_recover_ret_addr()``);
+        None if it is not to be had."""
+        found: int | None = pc
+        if found == self._graph.trampoline:
+            found = self.traced_return(state, walk, slot)
+        if found == self._probes.trampoline:
+            found = self.probed_return(state, walk, slot)
+            if found == self._graph.trampoline:
+                found = self._traced_beneath(state, walk, slot)
+        return found
+
+    def _traced_beneath(self, state: S, walk: Walk, slot: int) -> int | None:
+        """The tracer came first, the probe second: the kernel undoes them in the other order
+        only, and goes on at the tracer's trampoline."""
+        detail = f"the probed return address at {slot:#x} was the tracer's already"
+        walk.note("fgraph-beneath-kretprobe", detail, pc=state.pc, sp=state.sp, value=slot)
+        return self.traced_return(state, walk, slot) if state.proving else self._graph.trampoline
+
+    def finish(self, state: S, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        regs = state.regs.address if state.regs else None
+        self._ends.check(state.task, state, regs, walk)
+        self.check_magic(state.task, walk)
