@@ -23,12 +23,12 @@ from drgn_reliable.errors import DumpError, UsageError
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.files.kdump import Uts
 from drgn_reliable.files.kdumpwriter import write_kdump
-from drgn_reliable.files.notes import NT_PRSTATUS, drop_notes, iter_notes
+from drgn_reliable.files.notes import NT_PRSTATUS, drop_notes, iter_notes, swapped_registers
 from drgn_reliable.files.packed import Watch, unwatched
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.memory import member_offset
+from drgn_reliable.memory import byte_order, member_offset
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
-from drgn_reliable.opening import open_dump, opened_dump, physical_program
+from drgn_reliable.opening import OpenedDump, open_dump, opened_dump, physical_program
 from drgn_reliable.render.machine import write_json
 from drgn_reliable.report import Scanner
 from drgn_reliable.tasks import Task
@@ -112,15 +112,18 @@ def write_capsule(
         _touch_all_tasks(recorded)
     if crash:
         read_for_crash(recorded)
+    if kernel.architecture == "s390x":
+        _touch_lowcore(recorder)
     if text:
         _touch_text(recorded, page_size)
-    notes = drop_notes(original.notes, "QEMU")
+    little_endian = byte_order(kernel.prog) == "<"
+    notes = _notes(original, little_endian)
     made = write_kdump(
         output,
         pages=recorder.contents(),
         page_size=page_size,
         uts=_uts(recorded),
-        nr_cpus=sum(note.type == NT_PRSTATUS for note in iter_notes(notes)) or 1,
+        nr_cpus=_count_cpus(notes, little_endian) or 1,
         vmcoreinfo=vmcoreinfo.encode(),
         notes=notes,
         phys_base=int(kernel.vmcoreinfo.get("NUMBER(phys_base)", "0")),
@@ -137,6 +140,19 @@ def write_capsule(
         text,
         report,
     )
+
+
+def _notes(dump: OpenedDump, little_endian: bool) -> bytes:
+    """The dump's notes in the byte order of its kernel, but those that mislead readers."""
+    order = dump.file.little_endian
+    if order != little_endian:
+        return swapped_registers(dump.notes, little_endian=order)
+    return drop_notes(dump.notes, "QEMU", little_endian=order)
+
+
+def _count_cpus(notes: bytes, little_endian: bool) -> int:
+    found = iter_notes(notes, little_endian=little_endian)
+    return sum((note.name, note.type) == ("CORE", NT_PRSTATUS) for note in found)
 
 
 def _report(kernel: Kernel, wanted: Sequence[str], progress: Progress = iter) -> DumpReport:
@@ -167,6 +183,17 @@ def _touch_all_tasks(kernel: Kernel) -> None:
     with contextlib.suppress(FaultError):
         for _ in for_each_task(kernel.prog):
             pass
+
+
+def _touch_lowcore(recorder: _Recorder) -> None:
+    """s390x: read what libkdumpfile reads to open a dump: absolute page 0, and what its pointers to
+    ``os_info`` and to VMCOREINFO lead to."""
+    prog = recorder.program
+    for pointer, size in ((0xE18, 4096), (0xE0C, 8192)):
+        with contextlib.suppress(FaultError):
+            target = int.from_bytes(prog.read(pointer, 8, physical=True), "big")
+            for address in range(target, target + size, 4096):
+                prog.read(address, 8, physical=True)
 
 
 def _touch_text(kernel: Kernel, page_size: int) -> None:

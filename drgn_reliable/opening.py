@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Open a dump: from a file, in whatever way it is stored, to a drgn program.
 
-drgn opens what it can by itself. Two kinds of file it is not given: a flattened dump, and a
-kdump-compressed one whose header lacks the kernel's release (QEMU and libvirt leave it empty, and
-libkdumpfile then finds no architecture). Their physical memory is read by
-:mod:`drgn_reliable.files`, and drgn's own page table walk does the rest.
+drgn opens what it can by itself. Some files it is not given: a flattened dump; a kdump-compressed
+one whose header lacks the kernel's release (QEMU and libvirt leave it empty, and libkdumpfile then
+finds no architecture) or of powerpc or s390x (whose page tables it does not know); an ELF file
+without VMCOREINFO. Their physical memory is read by :mod:`drgn_reliable.files`, and drgn's own
+page table walk does the rest.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from drgn_reliable.files.kdump import KDUMP_SIGNATURE, KdumpFile
 from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.files.packed import Watch, packing_of, unpack, unwatched
 from drgn_reliable.files.source import DumpFormatError, FileSource, Source
+from drgn_reliable.files.vmcoreinfo import Vmcoreinfo, find_in_memory
 from drgn_reliable.platforms import PLATFORMS, platform_of
 
 __all__ = (
@@ -40,9 +42,12 @@ DumpFile = ElfCore | KdumpFile
 _CACHE_KEY = "drgn_reliable.dump"
 _PHYSICAL_LIMIT = 1 << 52
 """One past the highest physical address of any architecture here."""
+_OWN_READER = ("ppc64", "ppc64le", "s390x")
+_VMCOREINFO_LIMIT = 1 << 20
 _NO_VMCOREINFO = (
-    "without VMCOREINFO: not a Linux kernel dump, or one taken without it (QEMU: add -device "
-    "vmcoreinfo and load qemu_fw_cfg in the guest)"
+    "without VMCOREINFO in its notes or memory: not a Linux kernel dump, or one taken without it "
+    "(QEMU: add -device vmcoreinfo and load qemu_fw_cfg in the guest; or name a file that has it "
+    "with --vmcoreinfo)"
 )
 
 
@@ -68,7 +73,12 @@ class OpenedDump:
         return self.file.notes
 
 
-def open_dump(path: str, symbols: str | None = None, watch: Watch = unwatched) -> Program:
+def open_dump(
+    path: str,
+    symbols: str | None = None,
+    watch: Watch = unwatched,
+    vmcoreinfo: str | None = None,
+) -> Program:
     """Open a dump with drgn, and the kernel's debug information if it can be found.
 
     The dump can be ELF or kdump-compressed, either of them flattened (``makedumpfile -F``, QEMU,
@@ -77,18 +87,24 @@ def open_dump(path: str, symbols: str | None = None, watch: Watch = unwatched) -
     never the network.
 
     :param symbols: the dumped kernel's vmlinux or its debug file.
-    :param watch: is given a packed file while it is unpacked, to show how far that is.
+    :param watch: is given what takes long to read, to show how far that is.
+    :param vmcoreinfo: a file with the text of the kernel's VMCOREINFO. Without it, it is taken
+        from the dump's notes, or else looked for in the dump's memory.
     :raises DumpError: if the file is not a Linux kernel dump that can be opened.
-    :raises UsageError: if the symbols cannot be used for this dump.
+    :raises UsageError: if the symbols or the VMCOREINFO cannot be used.
     """
     if symbols is not None and not os.path.isfile(symbols):
         raise UsageError(f"--symbols {symbols}: no such file")
+    given = _read_vmcoreinfo(vmcoreinfo) if vmcoreinfo is not None else None
     dump = inspect_dump(path, watch)
     source = dump.file.source
-    if isinstance(source, FileSource) and not _lacks_release(dump.file):
+    noted = _noted_vmcoreinfo(dump.file)
+    readable = isinstance(source, FileSource) and not _refused_by_libkdumpfile(dump.file)
+    if noted and not given and readable:
+        assert isinstance(source, FileSource)
         prog = _drgn_program(path, source, dump.packed)
     else:
-        prog = _program_of(dump)
+        prog = _program_of(dump, _completed(dump, given, noted, watch))
     prog.cache[_CACHE_KEY] = dump
     _find_debug_info(prog, symbols)
     return prog
@@ -171,8 +187,15 @@ def physical_program(
     return prog
 
 
-def _lacks_release(dump: DumpFile) -> bool:
-    return isinstance(dump, KdumpFile) and not (dump.header.uts.release and dump.header.uts.version)
+def _refused_by_libkdumpfile(dump: DumpFile) -> bool:
+    """Whether drgn's library for kdump-compressed files lacks what it needs, or what we need of
+    it: it finds no architecture without a release, and translates no addresses of powerpc with
+    radix page tables and of s390x since 6.10, whose kernel does not lie in the identity mapping.
+    """
+    if not isinstance(dump, KdumpFile):
+        return False
+    uts = dump.header.uts
+    return not (uts.release and uts.version) or uts.machine in _OWN_READER
 
 
 def _drgn_program(path: str, source: FileSource, packed: bool) -> Program:
@@ -186,19 +209,50 @@ def _drgn_program(path: str, source: FileSource, packed: bool) -> Program:
     if prog.flags & ProgramFlags.IS_LIVE:
         raise DumpError(f"{path}: the running kernel; it changes while it is read, take a dump")
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
-        raise DumpError(f"{path}: an ELF core {_NO_VMCOREINFO}")
+        raise DumpError(f"{path}: not a dump of a Linux kernel, says drgn")
     return prog
 
 
-def _program_of(dump: OpenedDump) -> Program:
-    """A program of a file that drgn cannot read by itself."""
-    file = dump.file
+def _read_vmcoreinfo(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            text = file.read(_VMCOREINFO_LIMIT)
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"--vmcoreinfo {path}: cannot be read ({e})") from e
+    if "OSRELEASE=" not in text:
+        raise UsageError(f"--vmcoreinfo {path}: not VMCOREINFO, it has no OSRELEASE=")
+    return text
+
+
+def _noted_vmcoreinfo(file: DumpFile) -> Vmcoreinfo | None:
     note = find_vmcoreinfo(file.notes, little_endian=file.little_endian)
     if note is None:
+        return None
+    text = note.description.rstrip(b"\0").decode("ascii", "replace")
+    return Vmcoreinfo(text, file.little_endian)
+
+
+def _completed(
+    dump: OpenedDump, given: str | None, noted: Vmcoreinfo | None, watch: Watch
+) -> Vmcoreinfo:
+    """VMCOREINFO from wherever it is to be had."""
+    if noted is None and isinstance(dump.file, ElfCore):
+        noted = find_in_memory(dump.file, watch)
+    if given is not None:
+        return Vmcoreinfo(given, noted.little_endian if noted else dump.file.little_endian)
+    if noted is None:
         raise DumpError(f"{dump.path}: {dump.stored}, {_NO_VMCOREINFO}")
-    if file.machine not in PLATFORMS:
+    return noted
+
+
+def _program_of(dump: OpenedDump, vmcoreinfo: Vmcoreinfo) -> Program:
+    """A program of a file that drgn cannot read by itself."""
+    file, machine = dump.file, dump.file.machine
+    if machine.startswith("ppc64"):  # QEMU writes some dumps of the one as the other's
+        machine = "ppc64le" if vmcoreinfo.little_endian else "ppc64"
+    if machine not in PLATFORMS:
         raise UnsupportedKernel(
-            f"{dump.path}: {dump.stored}, of a machine {file.machine!r}, which cannot be read; "
+            f"{dump.path}: {dump.stored}, of a machine {machine!r}, which cannot be read; "
             f"known are {', '.join(PLATFORMS)}"
         )
 
@@ -206,8 +260,7 @@ def _program_of(dump: OpenedDump) -> Program:
         return file.read_physical(address, count)
 
     try:
-        vmcoreinfo = note.description.rstrip(b"\0").decode("ascii", "replace")
-        return physical_program(platform_of(file.machine), read, vmcoreinfo)
+        return physical_program(platform_of(machine), read, vmcoreinfo.text)
     except Exception as e:
         raise DumpError(f"{dump.path}: {dump.stored}, not opened by drgn ({e})") from e
 

@@ -46,11 +46,14 @@ class CrashRegisters:
 
     def __call__(self, task: Task) -> Mapping[str, int] | None:
         """The registers by name, or None if there are none."""
-        status = self._crash_note(task.cpu) or self._file_notes.get(task.cpu)
-        return self._from_drgn(task) if status is None else self._decode(status)
+        if status := self._crash_note(task.cpu):
+            return self._decode(status, self._order)
+        if status := self._file_notes.get(task.cpu):
+            return self._decode(status, self._file_order)
+        return self._from_drgn(task)
 
-    def _decode(self, status: bytes) -> Mapping[str, int] | None:
-        unpack = struct.Struct(self._order + "Q").unpack_from
+    def _decode(self, status: bytes, order: str) -> Mapping[str, int] | None:
+        unpack = struct.Struct(order + "Q").unpack_from
         start = self._registers_at
         if len(status) < start + max(self._offsets.values()) + 8:
             return None
@@ -71,7 +74,7 @@ class CrashRegisters:
             size = sizeof(self._prog.type("note_buf_t"))
             base = self._prog.read_u64(offsets + 8 * cpu & MASK)
             buffer = self._prog.read(self._prog.read_u64(notes) + base & MASK, size)
-            return next(self._statuses(buffer), None)
+            return next(self._statuses(buffer, self._order), None)
         except (FaultError, DumpFormatError, LookupError):
             return None
 
@@ -82,7 +85,7 @@ class CrashRegisters:
         if dump is None:
             return {}
         try:
-            notes = list(self._statuses(dump.notes))
+            notes = list(self._statuses(dump.notes, self._file_order))
         except DumpFormatError:
             return {}
         for name in ("__cpu_online_mask", "__cpu_possible_mask"):
@@ -91,8 +94,14 @@ class CrashRegisters:
                 return dict(zip(cpus, notes, strict=True))
         return {}
 
-    def _statuses(self, notes: bytes) -> Iterator[bytes]:
-        for note in iter_notes(notes, little_endian=self._order == "<"):
+    @cached_property
+    def _file_order(self) -> str:
+        """Of the file, which QEMU can write in another byte order than the kernel's."""
+        dump = opened_dump(self._prog)
+        return "<" if dump is None or dump.file.little_endian else ">"
+
+    def _statuses(self, notes: bytes, order: str) -> Iterator[bytes]:
+        for note in iter_notes(notes, little_endian=order == "<"):
             if note.type == NT_PRSTATUS and note.name == "CORE":
                 yield note.description
 

@@ -45,6 +45,8 @@ class CodeRules:
     """Bytes before a return address that are looked at for one."""
     pushed_returns: Collection[str] = ()
     """Functions to which the return address is pushed, not left by a call."""
+    pushing_kinds: Collection[CodeKind] = ()
+    """Kinds of generated code to which all return addresses are pushed so."""
     gate: Callable[[Program, Symbols], tuple[int, int] | None] = _no_gate
     """The gate area, text by ``in_gate_area_no_mm()`` though no kernel function is there: first
     address and the one behind it, None if there is none."""
@@ -102,7 +104,7 @@ class Text:
         symbol, offset = self._name(pc, lookup_address(pc, exact), kind, module)
         doubt = _DOUBTS.get(kind)
         # Some return addresses are pushed, not left by a call, and what is no text is not read.
-        pushed = symbol in self._rules.pushed_returns
+        pushed = symbol in self._rules.pushed_returns or kind in self._rules.pushing_kinds
         called = not exact and not pushed and kind is not CodeKind.UNKNOWN
         if called and doubt is None and self._follows_call(pc) is False:
             doubt = "no-call-before"

@@ -273,7 +273,7 @@ class Kernel:
             symbols,  # type: ignore[arg-type]
             modules,
             FakeGenerated(),  # type: ignore[arg-type]
-            CodeRules(lambda code: code[-5] == 0xE8, 8, STARTUP, vsyscall_page),
+            CodeRules(lambda code: code[-5] == 0xE8, 8, STARTUP, gate=vsyscall_page),
             trampolines,
         )
         tracers = [

@@ -149,7 +149,7 @@ class Kernel:
             names,
             ModuleList(self.memory.prog, names.address("modules")),
             GeneratedText(self.memory.prog, names, 4096),
-            CodeRules(ends_call, LONGEST_CALL, pushed_returns, vsyscall_page),
+            CodeRules(ends_call, LONGEST_CALL, pushed_returns, gate=vsyscall_page),
             trampolines,
         )
 

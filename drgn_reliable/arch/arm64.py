@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from drgn import Program
+from drgn import Program, TypeKind
 
 from drgn_reliable.arch.base import (
     Architecture,
@@ -23,8 +23,8 @@ from drgn_reliable.arch.base import (
     StackState,
     StackUnwinder,
 )
-from drgn_reliable.memory import MASK, StackMemory, member_offset
-from drgn_reliable.model import End, FoundBy, Walk
+from drgn_reliable.memory import MASK, StackMemory
+from drgn_reliable.model import CodeKind, End, FoundBy, Walk
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules
@@ -112,7 +112,7 @@ class Facts(KernelFacts):
 
 def _is_meta(regs: Any) -> bool:
     """Whether the kernel marks the records of registers: then the member is a struct."""
-    return member_offset(regs, "stackframe.type") is not None
+    return bool(regs.member("stackframe").type.kind == TypeKind.STRUCT)
 
 
 def _pac_mask(prog: Program) -> int:
@@ -154,6 +154,7 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
             self._start_running(state, walk)
         else:
             state.pc, state.fp, state.sp = task.saved_pc, task.saved_fp, task.saved_sp
+            state.exact = state.pc == self.facts.fork_return
             state.done = not self._recover(state, walk)
         return state
 
@@ -303,6 +304,7 @@ ARCHITECTURE = Architecture(
         sp="thread.cpu_context.sp", pc="thread.cpu_context.pc", fp="thread.cpu_context.fp"
     ),
     facts=Facts,
-    code=CodeRules(ends_call, longest_call=4, pushed_returns=("ret_from_fork",)),
+    # A BPF trampoline calls the traced function by a return to it.
+    code=CodeRules(ends_call, longest_call=4, pushing_kinds=(CodeKind.BPF,)),
     unwinder=_unwinder,
 )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 from drgn import FaultError, Program, sizeof
 
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import MASK, StackMemory, member_offset
+from drgn_reliable.memory import MASK, StackMemory, byte_order, member_offset
 from drgn_reliable.model import End, FoundBy, Walk
 from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
@@ -92,6 +92,8 @@ class KernelFacts:
     registers: ClassVar[Mapping[str, str]]
     """The members of ``struct pt_regs`` that are used, and what drgn calls these registers."""
 
+    fork_returns: ClassVar[tuple[str, ...]] = ("ret_from_fork",)
+
     def __init__(self, prog: Program, symbols: Symbols) -> None:
         self._prog = prog
         self._symbols = symbols
@@ -104,12 +106,20 @@ class KernelFacts:
             raise MissingInformation("the kernel has no symbols around the initial stack")
         self.thread_size: int = end - start
         self.init_task = symbols.required("init_task")
+        self.fork_return = symbols.first(*self.fork_returns)
+        """Where a task that never ran begins: no call leads there."""
 
     def _offset(self, type_: Any, path: str) -> int:
         offset = member_offset(type_, path)
         if offset is None:
             raise MissingInformation(f"{type_.type_name()} has no member {path}")
         return offset
+
+    @property
+    def status_offsets(self) -> Mapping[str, int]:
+        """Where the registers are within those of an ``NT_PRSTATUS`` note, in bytes: on most
+        machines as in ``struct pt_regs``."""
+        return self.register_offsets
 
     def task_stack(self, stack: int) -> Range:
         """Bounds of the task stack at an address."""
@@ -210,6 +220,7 @@ class StackUnwinder(Generic[S]):
 
     def __init__(self, parts: Parts) -> None:
         self._prog = parts.prog
+        self._order = byte_order(parts.prog)
         self.facts = parts.facts
         self.text = parts.text
         self._graph = parts.graph
@@ -221,7 +232,7 @@ class StackUnwinder(Generic[S]):
     def task_stack_memory(self, task: Task, used_from: int) -> StackMemory:
         """The task's own stack, of which the part from an address on is used."""
         _, low, high = self.facts.task_stack(task.stack)
-        return StackMemory(self._prog, low, high, used_from, "task")
+        return StackMemory(self._prog, low, high, used_from, "task", self._order)
 
     def note_outside(self, state: S, walk: Walk, sp: int, what: str) -> None:
         """The saved context points away from the task's stack."""
@@ -292,7 +303,9 @@ class StackUnwinder(Generic[S]):
             return False
         self._note_order(state, walk, target, address)
         state.visited.add(target.name)
-        state.stack = StackMemory(self._prog, target.low, target.high, address, target.name)
+        state.stack = StackMemory(
+            self._prog, target.low, target.high, address, target.name, self._order
+        )
         return True
 
     def _note_order(self, state: S, walk: Walk, target: Range, address: int) -> None:

@@ -47,7 +47,8 @@ its array ``gprs``."""
 
 
 def ends_call(code: bytes) -> bool:
-    """Whether 6 bytes of code end with BRASL, BRAS or BASR, with r14 for the return address.
+    """Whether 6 bytes of code end with BRASL, BRAS or BASR, with r14 for the return address, or JG
+    (BRCL 15), to which ftrace patches the entry of a function that it comes back to.
 
     >>> ends_call(bytes.fromhex("c0e500001234")), ends_call(bytes.fromhex("00000000 0de1"))
     (True, True)
@@ -55,7 +56,7 @@ def ends_call(code: bytes) -> bool:
     False
     """
     return (
-        code[:2] == b"\xc0\xe5"
+        code[:2] in (b"\xc0\xe5", b"\xc0\xf4")
         or code[-4:-2] == b"\xa7\xe5"
         or (code[-2] == 0x0D and code[-1] >> 4 == 14)
     )
@@ -70,6 +71,12 @@ class Facts(KernelFacts):
         super().__init__(prog, symbols)
         gprs = self._offset(prog.type("struct pt_regs"), "gprs")
         self.register_offsets |= {"r14": gprs + 8 * 14, "r15": gprs + 8 * 15}
+
+    @property
+    def status_offsets(self) -> Mapping[str, int]:
+        """See :class:`drgn_reliable.arch.base.KernelFacts`: ``s390_regs`` begins with the PSW and
+        the general registers."""
+        return {"psw.mask": 0, "psw.addr": 8, "r14": 16 + 8 * 14, "r15": 16 + 8 * 15}
 
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
         """See :class:`drgn_reliable.arch.base.KernelFacts` (arch/s390/kernel/dumpstack.c)."""
@@ -165,7 +172,8 @@ class S390xUnwinder(StackUnwinder[StackState]):
         if pc is None:
             self.stop_unreadable(state, walk, sp + R14_AT)
             return
-        state.regs, state.exact, state.found_by = None, False, FoundBy.BACK_CHAIN
+        state.regs, state.found_by = None, FoundBy.BACK_CHAIN
+        state.exact = pc == self.facts.fork_return
         state.sp = sp
         self._go_on_at(state, walk, pc)
 
@@ -218,6 +226,6 @@ ARCHITECTURE = Architecture(
     name="s390x",
     saved=SavedContext(sp="thread.ksp"),  # written by __switch_to_asm
     facts=Facts,
-    code=CodeRules(ends_call, longest_call=6, pushed_returns=("ret_from_fork",)),
+    code=CodeRules(ends_call, longest_call=6),
     unwinder=_unwinder,
 )

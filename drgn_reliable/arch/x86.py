@@ -27,6 +27,6 @@ ARCHITECTURE = Architecture(
     name="x86_64",
     saved=SavedContext(sp="thread.sp"),  # written by __switch_to_asm
     facts=Facts,
-    code=CodeRules(ends_call, LONGEST_CALL, STARTUP, vsyscall_page),
+    code=CodeRules(ends_call, LONGEST_CALL, STARTUP, gate=vsyscall_page),
     unwinder=_unwinder,
 )

@@ -122,6 +122,7 @@ class Facts(KernelFacts):
     """
 
     registers = REGISTERS
+    fork_returns = FORK_RETURN
 
     def __init__(self, prog: Program, symbols: Symbols) -> None:
         super().__init__(prog, symbols)
@@ -132,7 +133,6 @@ class Facts(KernelFacts):
         self.user_regs_below_top = self.regs_size
         if symbols.address(FRED_ENTRY) is not None:
             self.user_regs_below_top += FRED_PADDING
-        self.fork_return = symbols.first(*FORK_RETURN)
         self.fork_return_taken = self._compared_fork_return()
 
     def _compared_fork_return(self) -> int | None:

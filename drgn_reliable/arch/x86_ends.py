@@ -27,14 +27,17 @@ class Ends:
         self._facts = facts
         self._text = text
 
-    def check(self, task: Task, state: State, regs: int | None, walk: Walk) -> None:
+    def check(
+        self, task: Task, state: State, regs: int | None, walk: Walk, *, by_rule: bool
+    ) -> None:
         """Note what is wrong with the end that a walk reached.
 
         :param regs: address of the user registers, if the walk ended at some on a stack.
+        :param by_rule: the end is where unwind data say, rather than at the end of the stack.
         """
         if state.end is End.USER_REGS and regs is not None:
             self._check_user_regs(task, state, regs, walk)
-        elif state.end is End.END_OF_STACK and not self._begins_here(task, state):
+        elif state.end is End.END_OF_STACK and by_rule and not self._begins_here(task, state):
             code = self._text.at(state.pc, exact=True)
             walk.note("end-unexpected", str(code), pc=state.pc, sp=state.sp)
 

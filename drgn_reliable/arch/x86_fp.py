@@ -38,6 +38,7 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState]):
 
     name = "frame pointers"
     frame_pointers = True
+    ends_by_rule = False
 
     # Start -------------------------------------------------------------------------------
 
@@ -139,8 +140,10 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState]):
         if encoded:
             return self._to_registers(state, walk, frame)
         state.regs = None
-        state.bp, state.exact, state.found_by = frame, False, FoundBy.FRAME_POINTER
-        return self._return(state, walk, frame + 8, frame + RECORD_SIZE)
+        state.bp, state.found_by = frame, FoundBy.FRAME_POINTER
+        moved = self._return(state, walk, frame + 8, frame + RECORD_SIZE)
+        state.exact = state.pc == self.facts.fork_return
+        return moved
 
     def _to_registers(self, state: FramePointerState, walk: Walk, at: int) -> bool:
         state.regs = StackRegisters(state.stack, at, self.facts.register_offsets)

@@ -24,6 +24,8 @@ class X86Unwinder(StackUnwinder[S]):
     """Rewritten return addresses and the ends of stacks."""
 
     STACK_ORDER = STACK_ORDER
+    ends_by_rule = True
+    """Whether unwind data say where a stack ends."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -51,5 +53,5 @@ class X86Unwinder(StackUnwinder[S]):
     def finish(self, state: S, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         regs = state.regs.address if state.regs else None
-        self._ends.check(state.task, state, regs, walk)
+        self._ends.check(state.task, state, regs, walk, by_rule=self.ends_by_rule)
         self.check_magic(state.task, walk)

@@ -8,6 +8,7 @@ there is, and for files that drgn cannot be given as they are.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -94,14 +95,20 @@ class ElfCore:
             for h in self._note_headers
         )
 
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """Physical addresses from and to which there is memory in the file, ascending;
+        ``/proc/vmcore`` has the kernel's image twice."""
+        reached = 0
+        for segment in sorted(self._segments):
+            start = max(segment.address, reached)
+            if start < segment.end:
+                yield start, segment.end
+                reached = segment.end
+
     @property
     def memory_size(self) -> int:
-        """Bytes of physical memory in the file; ``/proc/vmcore`` has the kernel's image twice."""
-        size = reached = 0
-        for segment in sorted(self._segments):
-            size += max(0, segment.end - max(segment.address, reached))
-            reached = max(reached, segment.end)
-        return size
+        """Bytes of physical memory in the file."""
+        return sum(end - start for start, end in self.ranges())
 
     def flaws(self) -> list[str]:
         """What is missing from the file as a whole, one clause each."""

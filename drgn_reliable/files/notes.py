@@ -20,10 +20,15 @@ __all__ = (
     "iter_notes",
     "pack_note",
     "padded",
+    "swapped_registers",
 )
 
 NT_PRSTATUS = 1
 """Type of the ``CORE`` notes that hold a CPU's registers (``struct elf_prstatus``)."""
+
+
+_PID_AT, _REGISTERS_AT = 32, 112
+"""Of ``pr_pid`` and ``pr_reg`` in ``struct elf_prstatus`` of 64-bit machines."""
 
 
 class Note(NamedTuple):
@@ -70,6 +75,29 @@ def drop_notes(notes: bytes, *owners: str, little_endian: bool = True) -> bytes:
         for note, start, end in _note_spans(notes, little_endian)
         if note.name not in owners
     )
+
+
+def swapped_registers(notes: bytes, *, little_endian: bool) -> bytes:
+    """Return the ``NT_PRSTATUS`` notes in the other byte order.
+
+    :param little_endian: of the notes as they are.
+    """
+    return b"".join(
+        pack_note(note.name, note.type, _swapped(note.description), little_endian=not little_endian)
+        for note in iter_notes(notes, little_endian=little_endian)
+        if (note.name, note.type) == ("CORE", NT_PRSTATUS)
+    )
+
+
+def _swapped(status: bytes) -> bytes:
+    """``struct elf_prstatus`` in the other byte order: what dump tools fill in of it are the
+    process identifier and the general registers, 64-bit words, to its end."""
+    pid, words = _PID_AT, range(_REGISTERS_AT, len(status) - 7, 8)
+    swapped = bytearray(len(status))
+    swapped[pid : pid + 4] = status[pid : pid + 4][::-1]
+    for at in words:
+        swapped[at : at + 8] = status[at : at + 8][::-1]
+    return bytes(swapped)
 
 
 def padded(data: bytes) -> bytes:

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Find VMCOREINFO in the memory of a dump whose file does not have it.
+
+The kernel keeps the note ready in memory for a crash (``vmcoreinfo_note``, at the start of a page).
+QEMU's ``dump-guest-memory`` copies it into the file only for machines with its vmcoreinfo device;
+those of s390x and powerpc have none.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import BinaryIO, NamedTuple, cast
+
+from drgn import FaultError
+
+from drgn_reliable.files.elfcore import ElfCore
+from drgn_reliable.files.notes import find_vmcoreinfo
+from drgn_reliable.files.packed import Watch
+from drgn_reliable.files.source import DumpFormatError
+
+__all__ = ("Vmcoreinfo", "find_in_memory")
+
+_NAME = b"VMCOREINFO\0"
+_NAME_AT = 12
+_NAME_SIZE = len(_NAME)
+_MAX_SIZE = 1 << 16
+"""``VMCOREINFO_BYTES`` is a page, of up to 64 KiB."""
+_PAGE = 4096
+_CHUNK = 1 << 22
+S390X_POINTER = 0xE0C
+"""s390x: where absolute page 0 has the address of the note (``vmcore_info`` in
+``struct lowcore``)."""
+
+
+class Vmcoreinfo(NamedTuple):
+    """What a kernel says of itself to dump tools."""
+
+    text: str
+    little_endian: bool
+
+
+def find_in_memory(file: ElfCore, watch: Watch) -> Vmcoreinfo | None:
+    """The one VMCOREINFO note in memory, at the start of a page; None if there is none.
+
+    :raises DumpFormatError: if there are several that differ.
+    """
+    if file.machine == "s390x" and (found := _at_pointer(file)):
+        return found
+    notes: dict[Vmcoreinfo, int] = {}
+    stream = cast(BinaryIO, io.BufferedReader(_Memory(file), _CHUNK))
+    with watch(stream, file.memory_size, "looking for VMCOREINFO") as watched:
+        for address in _candidates(file, watched):
+            if note := _note_at(file, address):
+                notes.setdefault(note, address)
+    if len(notes) > 1:
+        places = ", ".join(f"{address:#x}" for address in notes.values())
+        raise DumpFormatError(
+            f"{file.source.path}: no VMCOREINFO in the file, and different ones in memory, at "
+            f"{places}; name a file with the right one with --vmcoreinfo"
+        )
+    return next(iter(notes), None)
+
+
+def _at_pointer(file: ElfCore) -> Vmcoreinfo | None:
+    with suppress(FaultError):
+        return _note_at(file, int.from_bytes(file.read_physical(S390X_POINTER, 8), "big"))
+    return None
+
+
+def _candidates(file: ElfCore, stream: BinaryIO) -> Iterator[int]:
+    """Addresses of pages that begin as the note does."""
+    for start, end in file.ranges():
+        at = start
+        while at < end and (data := stream.read(min(_CHUNK, end - at))):
+            place = data.find(_NAME)
+            while place >= 0:
+                if (at + place) % _PAGE == _NAME_AT:
+                    yield at + place - _NAME_AT
+                place = data.find(_NAME, place + 1)
+            at += len(data)
+
+
+def _note_at(file: ElfCore, address: int) -> Vmcoreinfo | None:
+    """The note at an address; the size of its name tells the byte order."""
+    with suppress(FaultError, DumpFormatError, UnicodeDecodeError):
+        head = file.read_physical(address, _NAME_AT)
+        little = int.from_bytes(head[:4], "little") == _NAME_SIZE
+        if not little and int.from_bytes(head[:4], "big") != _NAME_SIZE:
+            return None
+        size = int.from_bytes(head[4:8], "little" if little else "big")
+        if size > _MAX_SIZE:
+            return None
+        raw = file.read_physical(address, _NAME_AT + _NAME_SIZE + 1 + size)
+        note = find_vmcoreinfo(raw + b"\0\0\0", little_endian=little)
+        text = note.description.rstrip(b"\0").decode("ascii") if note else ""
+        if text.startswith("OSRELEASE=") and "\nPAGESIZE=" in text:
+            return Vmcoreinfo(text, little)
+    return None
+
+
+class _Memory(io.RawIOBase):
+    """The memory of a dump as a stream, one range after the other."""
+
+    def __init__(self, file: ElfCore) -> None:
+        super().__init__()
+        self._file = file
+        self._ranges = list(file.ranges())
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        if not self._ranges:
+            return 0
+        start, end = self._ranges[0]
+        size = min(len(view), end - start)
+        try:
+            view[:size] = self._file.read_physical(start, size)
+        except FaultError:  # the file is cut off here
+            view[:size] = bytes(size)
+        if start + size == end:
+            self._ranges.pop(0)
+        else:
+            self._ranges[0] = (start + size, end)
+        return size
