@@ -4,9 +4,23 @@
 from __future__ import annotations
 
 from drgn_reliable.reasons import CATALOGUE
-from tests import test_walk_x86
+from tests import (
+    test_walk_arm64,
+    test_walk_ppc64,
+    test_walk_s390x,
+    test_walk_x86,
+    test_walk_x86_fp,
+)
 
-TABLES = (test_walk_x86.CASES,)
+TABLES = (
+    test_walk_x86.CASES,
+    test_walk_x86_fp.CASES,
+    test_walk_arm64.CASES,
+    test_walk_arm64.OLD_CASES,
+    test_walk_s390x.CASES,
+    test_walk_ppc64.CASES,
+    test_walk_ppc64.OLD_CASES,
+)
 
 SHOWN_ELSEWHERE = {"loop"}
 """A walk of its own shows it: test_a_trace_without_end_is_a_loop."""
