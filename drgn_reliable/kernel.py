@@ -17,7 +17,7 @@ from drgn import (
 )
 
 from drgn_reliable.arch.base import Parts
-from drgn_reliable.arch.known import ARCHITECTURES
+from drgn_reliable.arch.known import ARCHITECTURES, REFUSED
 from drgn_reliable.btf import Btf, BtfError
 from drgn_reliable.btftypes import BtfTypes
 from drgn_reliable.errors import DumpError, MissingInformation, UnsupportedKernel
@@ -127,11 +127,11 @@ class Kernel:
 
     def _known_architecture(self) -> str:
         name = machine_of(self.prog.platform)
+        if name == "unknown" and (dump := opened_dump(self.prog)):
+            name = dump.file.machine
         if name not in ARCHITECTURES:
-            raise UnsupportedKernel(
-                f"architecture {name} is not supported; drgn_reliable walks kernels of "
-                f"{', '.join(ARCHITECTURES)}"
-            )
+            why = REFUSED.get(name, f"drgn_reliable walks {', '.join(ARCHITECTURES)}")
+            raise UnsupportedKernel(f"architecture {name} is not supported: {why}")
         return name
 
     # Symbols and types -------------------------------------------------------------------

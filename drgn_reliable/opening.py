@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from drgn import Platform, Program, ProgramFlags
@@ -236,13 +237,22 @@ def _completed(
     dump: OpenedDump, given: str | None, noted: Vmcoreinfo | None, watch: Watch
 ) -> Vmcoreinfo:
     """VMCOREINFO from wherever it is to be had."""
+    if given is not None:
+        return Vmcoreinfo(given, _is_little_endian(dump.file, noted, watch))
     if noted is None and isinstance(dump.file, ElfCore):
         noted = find_in_memory(dump.file, watch)
-    if given is not None:
-        return Vmcoreinfo(given, noted.little_endian if noted else dump.file.little_endian)
     if noted is None:
         raise DumpError(f"{dump.path}: {dump.stored}, {_NO_VMCOREINFO}")
     return noted
+
+
+def _is_little_endian(file: DumpFile, noted: Vmcoreinfo | None, watch: Watch) -> bool:
+    """Byte order of the kernel. QEMU marks dumps of little-endian powerpc as big-endian; there a
+    note in memory tells."""
+    if noted is None and isinstance(file, ElfCore) and file.machine == "ppc64":
+        with suppress(DumpFormatError):
+            noted = find_in_memory(file, watch)
+    return noted.little_endian if noted else file.little_endian
 
 
 def _program_of(dump: OpenedDump, vmcoreinfo: Vmcoreinfo) -> Program:
