@@ -43,13 +43,13 @@ Progress = Callable[[Iterable[Task]], Iterable[Task]]
 class _Recorder:
     """A program that reads another's physical memory and remembers the pages."""
 
-    def __init__(self, original: Program, vmcoreinfo: str, page_size: int) -> None:
+    def __init__(self, original: Program, machine: str, vmcoreinfo: str, page_size: int) -> None:
         self._original = original
         self._page_size = page_size
         self.pages: set[int] = set()
-        self.program = physical_program(original.platform, self._read, vmcoreinfo)
+        self.program = physical_program(machine, self._read, vmcoreinfo)
 
-    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+    def _read(self, address: int, count: int) -> bytes:
         data: bytes = self._original.read(address, count, physical=True)
         first, last = address // self._page_size, (address + count - 1) // self._page_size
         self.pages.update(range(first, last + 1))
@@ -106,8 +106,10 @@ def write_capsule(
     assert original is not None
     text_of_vmcoreinfo = kernel.prog["VMCOREINFO"].string_().decode()
     page_size = int(kernel.vmcoreinfo["PAGESIZE"])
-    recorder = _Recorder(kernel.prog, text_of_vmcoreinfo, page_size)
-    recorded = Kernel(recorder.program, cpu_registers=kernel.cpu_registers)
+    recorder = _Recorder(kernel.prog, kernel.architecture, text_of_vmcoreinfo, page_size)
+    recorded = Kernel(
+        recorder.program, cpu_registers=kernel.cpu_registers, machine=kernel.architecture
+    )
     report = _report(recorded, wanted, progress)
     _touch_more(recorded, report)
     if not wanted:

@@ -57,6 +57,8 @@ class Kernel:
 
     :param cpu_registers: gives the registers of the CPU that a task runs on, where the program
         itself does not have them.
+    :param machine: ``uname -m`` of the dumped machine, where neither the program nor its file
+        tells.
     :raises UnsupportedKernel: for an architecture or unwinder that is not known.
     :raises MissingInformation: if neither the dump nor debug information has what is needed.
     """
@@ -65,9 +67,10 @@ class Kernel:
         self,
         prog: Program,
         cpu_registers: Callable[[Task], Mapping[str, int] | None] | None = None,
+        machine: str | None = None,
     ) -> None:
         self.prog = prog
-        self.architecture = self._known_architecture()
+        self.architecture = self._known_architecture(machine)
         self.vmcoreinfo = _vmcoreinfo(prog)
         self.release = self.vmcoreinfo.get("OSRELEASE", "unknown")
         self.symbols = Symbols(prog)
@@ -125,8 +128,8 @@ class Kernel:
         except FaultError:
             return 0
 
-    def _known_architecture(self) -> str:
-        name = machine_of(self.prog.platform)
+    def _known_architecture(self, machine: str | None) -> str:
+        name = machine or machine_of(self.prog.platform)
         if name == "unknown" and (dump := opened_dump(self.prog)):
             name = dump.file.machine
         if name not in ARCHITECTURES:

@@ -479,6 +479,16 @@ _ROWS = (
         "The probed function's own address is nowhere on the stack. Disable the probe "
         "(debug.kprobes-optimization=0) or let the task run on.",
     ),
+    ReasonKind(
+        "link-register-unknown",
+        "4.6",
+        "The return address is in the link register, which nothing has saved",
+        "unwind_next_frame (loongarch)",
+        True,
+        Effect.LEAVES_OPEN,
+        "A function that has not stored its return address is not the innermost one: corruption, "
+        "or unwind data that do not fit the code.",
+    ),
 )
 
 CATALOGUE: dict[str, ReasonKind] = {row.id: row for row in _ROWS}

@@ -674,6 +674,7 @@ OF_OTHER_UNWINDERS = {
     "fgraph-entry-missing",
     "frame-misaligned",
     "frame-outside-stack",
+    "link-register-unknown",
     "rethook-refused",
     "start-outside-stack",
     "text-not-checked",

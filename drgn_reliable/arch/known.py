@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from drgn_reliable.arch import arm64, ppc64, s390x, x86
+from drgn_reliable.arch import arm64, loongarch64, ppc64, s390x, x86
 from drgn_reliable.arch.base import Architecture
 
 __all__ = ("ARCHITECTURES", "REFUSED")
 
 ARCHITECTURES: dict[str, Architecture] = {
-    module.ARCHITECTURE.name: module.ARCHITECTURE for module in (x86, arm64, s390x, ppc64)
+    module.ARCHITECTURE.name: module.ARCHITECTURE
+    for module in (x86, arm64, s390x, ppc64, loongarch64)
 }
 
 _32_BIT = "no 32-bit kernel has a reliable stack trace"
