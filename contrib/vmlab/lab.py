@@ -14,6 +14,7 @@ from typing import Any
 
 from . import dumping, verdicts
 from .build import Kernel, build
+from .kernelbuild import built_root
 from .machines import MACHINES, MachineType
 from .pack import pack
 from .packages import Apt, PackageError, run
@@ -71,6 +72,18 @@ def prepare(
     scenario: Scenario, machine: MachineType, initramfs: Path, options: Options, say: Say
 ) -> Kernel:
     """Fetch packages, compile, pack: everything that may need the network."""
+    more = (*machine.cross_packages, *(("makedumpfile",) if scenario.dump.how == "kdump" else ()))
+    get = compiled_kernel if scenario.build else packaged_kernel
+    kernel, root = get(scenario, machine, more, options, say)
+    built = build(root, machine, kernel.release, say)
+    initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
+    return kernel
+
+
+def packaged_kernel(
+    scenario: Scenario, machine: MachineType, more: Sequence[str], options: Options, say: Say
+) -> tuple[Kernel, Path]:
+    """A distribution's kernel, and the root in which to compile for it."""
     cache, own = options.cache, machine.debian == options.host
     target = Apt(cache, machine.debian, scenario.suites, say, options.mirror)
     target.update(options.refresh)
@@ -83,11 +96,19 @@ def prepare(
         host = Apt(cache, options.host, scenario.suites, say, options.mirror, foreign)
         host.update(options.refresh)
         headers += f":{machine.debian}"
-    more = ("makedumpfile",) if scenario.dump.how == "kdump" else ()
-    root = build_root(host, cache, headers, (*machine.cross_packages, *more))
-    built = build(root, machine, release, say)
-    initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
-    return kernel
+    return kernel, build_root(host, cache, headers, more)
+
+
+def compiled_kernel(
+    scenario: Scenario, machine: MachineType, more: Sequence[str], options: Options, say: Say
+) -> tuple[Kernel, Path]:
+    """A kernel of a configuration of ours, and the root in which it was compiled."""
+    host = Apt(options.cache, options.host, scenario.suites, say, options.mirror)
+    host.update(options.refresh)
+    source = "linux-source-" + host.newest("linux-source-", scenario.kernel)
+    release, root = built_root(host, options.cache, machine, source, scenario.build, more)
+    say(f"kernel {release}")
+    return Kernel(release, root), root
 
 
 def qemu_command(

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .packages import Apt, failed, unpack
@@ -34,6 +34,13 @@ def kernel_root(apt: Apt, cache: Path, release: str) -> Path:
 def build_root(apt: Apt, cache: Path, headers: str, more: Sequence[str]) -> Path:
     """A compiler, the kernel's headers and what their use takes, unpacked."""
     return _root(apt, cache, "build", apt.closure([headers, *TOOLS, *more]))
+
+
+def compiled_root(
+    apt: Apt, cache: Path, packages: Sequence[str], recipe: str, work: Callable[[Path], None]
+) -> Path:
+    """A build root with these packages too, in which that work was done, by that recipe."""
+    return _root(apt, cache, "build", apt.closure([*TOOLS, *packages]), recipe, work)
 
 
 def libraries_of(root: Path, program: str) -> list[str]:
@@ -71,9 +78,16 @@ def workspace(root: Path) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-def _root(apt: Apt, cache: Path, kind: str, packages: Sequence[tuple[str, str]]) -> Path:
-    """The root for exactly these packages: complete, or not there."""
-    key = hashlib.sha256(repr(packages).encode()).hexdigest()[:12]
+def _root(
+    apt: Apt,
+    cache: Path,
+    kind: str,
+    packages: Sequence[tuple[str, str]],
+    recipe: str = "",
+    work: Callable[[Path], None] = lambda root: None,
+) -> Path:
+    """The root for exactly these packages and that recipe: complete, or not there."""
+    key = hashlib.sha256((repr(packages) + recipe).encode()).hexdigest()[:12]
     root = cache / "roots" / f"{kind}-{key}"
     if root.exists():
         return root
@@ -87,6 +101,7 @@ def _root(apt: Apt, cache: Path, kind: str, packages: Sequence[tuple[str, str]])
         unpack(files, unfinished)
         if kind == "build":
             _finish(unfinished)
+        work(unfinished)
         unfinished.chmod(0o755)
         unfinished.rename(root)
     except BaseException:
