@@ -17,7 +17,7 @@ from .build import Kernel, build
 from .machines import MACHINES, MachineType
 from .pack import pack
 from .packages import Apt, PackageError, run
-from .roots import build_root, kernel_root
+from .roots import build_root, cross_root, guest_root, kernel_root
 from .scenario import Scenario, ScenarioError
 
 Say = Callable[[str], None]
@@ -45,7 +45,7 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     try:
         kernel = prepare(scenario, machine, unfinished / "initramfs", options, say)
         command = qemu_command(scenario, machine, kernel, unfinished / "initramfs", options)
-        rows = dumping.take(scenario.dump, command, unfinished, say)
+        rows = dumping.take(scenario.dump, command, unfinished, say, machine.patience)
         (unfinished / "oracle.txt").write_bytes(rows.encode(errors="surrogateescape"))
         (unfinished / "initramfs").unlink()
         how = {"qemu": emulator, "accelerator": "kvm" if options.kvm else "tcg"}
@@ -71,21 +71,22 @@ def prepare(
     scenario: Scenario, machine: MachineType, initramfs: Path, options: Options, say: Say
 ) -> Kernel:
     """Fetch packages, compile, pack: everything that may need the network."""
-    cache, own = options.cache, machine.debian == options.host
+    cache = options.cache
     target = Apt(cache, machine.debian, scenario.suites, say, options.mirror)
     target.update(options.refresh)
     release = target.newest("linux-image-", scenario.kernel)
     say(f"kernel {release}")
     kernel = Kernel(release, kernel_root(target, cache, release))
-    host, headers = target, f"linux-headers-{release}"
-    if not own:
-        foreign = [machine.debian]
-        host = Apt(cache, options.host, scenario.suites, say, options.mirror, foreign)
+    headers = f"linux-headers-{release}"
+    if machine.debian == options.host:
+        more = ("makedumpfile",) if scenario.dump.how == "kdump" else ()
+        root = guest = build_root(target, cache, headers, (*machine.cross_packages, *more))
+    else:
+        host = Apt(cache, options.host, scenario.suites, say, options.mirror)
         host.update(options.refresh)
-        headers += f":{machine.debian}"
-    more = ("makedumpfile",) if scenario.dump.how == "kdump" else ()
-    root = build_root(host, cache, headers, (*machine.cross_packages, *more))
-    built = build(root, machine, release, say)
+        root = cross_root(host, target, cache, headers, machine.cross_packages)
+        guest = guest_root(target, cache)
+    built = build(root, guest, machine, release, say)
     initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
     return kernel
 
