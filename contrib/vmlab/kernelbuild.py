@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from .machines import MachineType
@@ -44,14 +43,14 @@ def configuration(name: str) -> str:
 
 
 def built_root(
-    apt: Apt, cache: Path, machine: MachineType, source: str, name: str, more: Sequence[str] = ()
+    apt: Apt, cache: Path, machine: MachineType, source: str, name: str
 ) -> tuple[str, Path]:
     """The root of a kernel built from this source package, and the kernel's release.
 
     :param name: of its configuration.
     """
     text = configuration(name)
-    packages = [source, *TOOLS, *more]
+    packages = [source, *TOOLS, *machine.cross_packages]
     version = dict(apt.closure(packages))[source]
 
     def compile_in(root: Path) -> None:

@@ -18,7 +18,7 @@ from .kernelbuild import built_root
 from .machines import MACHINES, MachineType
 from .pack import pack
 from .packages import Apt, PackageError, run
-from .roots import build_root, kernel_root
+from .roots import build_root, cross_root, guest_root, kernel_root
 from .scenario import Scenario, ScenarioError
 
 Say = Callable[[str], None]
@@ -46,7 +46,7 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     try:
         kernel = prepare(scenario, machine, unfinished / "initramfs", options, say)
         command = qemu_command(scenario, machine, kernel, unfinished / "initramfs", options)
-        rows = dumping.take(scenario.dump, command, unfinished, say)
+        rows = dumping.take(scenario.dump, command, unfinished, say, machine.patience)
         (unfinished / "oracle.txt").write_bytes(rows.encode(errors="surrogateescape"))
         (unfinished / "initramfs").unlink()
         how = {"qemu": emulator, "accelerator": "kvm" if options.kvm else "tcg"}
@@ -72,43 +72,48 @@ def prepare(
     scenario: Scenario, machine: MachineType, initramfs: Path, options: Options, say: Say
 ) -> Kernel:
     """Fetch packages, compile, pack: everything that may need the network."""
-    more = (*machine.cross_packages, *(("makedumpfile",) if scenario.dump.how == "kdump" else ()))
     get = compiled_kernel if scenario.build else packaged_kernel
-    kernel, root = get(scenario, machine, more, options, say)
-    built = build(root, machine, kernel.release, say)
+    kernel, root, guest = get(scenario, machine, options, say)
+    say(f"kernel {kernel.release}")
+    built = build(root, guest, machine, kernel.release, say)
     initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
     return kernel
 
 
 def packaged_kernel(
-    scenario: Scenario, machine: MachineType, more: Sequence[str], options: Options, say: Say
-) -> tuple[Kernel, Path]:
-    """A distribution's kernel, and the root in which to compile for it."""
-    cache, own = options.cache, machine.debian == options.host
+    scenario: Scenario, machine: MachineType, options: Options, say: Say
+) -> tuple[Kernel, Path, Path]:
+    """A distribution's kernel, the root in which to compile for it, and that of the guest."""
+    cache = options.cache
     target = Apt(cache, machine.debian, scenario.suites, say, options.mirror)
     target.update(options.refresh)
     release = target.newest("linux-image-", scenario.kernel)
-    say(f"kernel {release}")
     kernel = Kernel(release, kernel_root(target, cache, release))
-    host, headers = target, f"linux-headers-{release}"
-    if not own:
-        foreign = [machine.debian]
-        host = Apt(cache, options.host, scenario.suites, say, options.mirror, foreign)
-        host.update(options.refresh)
-        headers += f":{machine.debian}"
-    return kernel, build_root(host, cache, headers, more)
+    headers = f"linux-headers-{release}"
+    if machine.debian == options.host:
+        more = ("makedumpfile",) if scenario.dump.how == "kdump" else ()
+        root = build_root(target, cache, headers, (*machine.cross_packages, *more))
+        return kernel, root, root
+    host = Apt(cache, options.host, scenario.suites, say, options.mirror)
+    host.update(options.refresh)
+    root = cross_root(host, target, cache, headers, machine.cross_packages)
+    return kernel, root, guest_root(target, cache)
 
 
 def compiled_kernel(
-    scenario: Scenario, machine: MachineType, more: Sequence[str], options: Options, say: Say
-) -> tuple[Kernel, Path]:
-    """A kernel of a configuration of ours, and the root in which it was compiled."""
-    host = Apt(options.cache, options.host, scenario.suites, say, options.mirror)
+    scenario: Scenario, machine: MachineType, options: Options, say: Say
+) -> tuple[Kernel, Path, Path]:
+    """The same of a kernel of a configuration of ours, which is in the root it was compiled in."""
+    cache = options.cache
+    host = Apt(cache, options.host, scenario.suites, say, options.mirror)
     host.update(options.refresh)
     source = "linux-source-" + host.newest("linux-source-", scenario.kernel)
-    release, root = built_root(host, options.cache, machine, source, scenario.build, more)
-    say(f"kernel {release}")
-    return Kernel(release, root), root
+    release, root = built_root(host, cache, machine, source, scenario.build)
+    if machine.debian == options.host:
+        return Kernel(release, root), root, root
+    target = Apt(cache, machine.debian, scenario.suites, say, options.mirror)
+    target.update(options.refresh)
+    return Kernel(release, root), root, guest_root(target, cache)
 
 
 def qemu_command(
