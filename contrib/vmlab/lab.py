@@ -18,7 +18,7 @@ from .kernelbuild import built_root
 from .machines import MACHINES, MachineType
 from .pack import pack
 from .packages import Apt, PackageError, run
-from .roots import build_root, cross_root, guest_root, kernel_root
+from .roots import build_root, cross_root, guest_root, kernel_root, program_of, qemu_root
 from .scenario import Scenario, ScenarioError
 
 Say = Callable[[str], None]
@@ -40,16 +40,17 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     if output.exists():
         raise ScenarioError(f"{output} exists already")
     machine = MACHINES[scenario.architecture]
-    emulator = version_of(machine.qemu)
+    qemu = emulator(scenario, machine, options, say)
+    version = version_of(qemu)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         kernel = prepare(scenario, machine, unfinished / "initramfs", options, say)
         command = qemu_command(scenario, machine, kernel, unfinished / "initramfs", options)
-        rows = dumping.take(scenario.dump, command, unfinished, say, machine.patience)
+        rows = dumping.take(scenario.dump, [*qemu, *command[1:]], unfinished, say, machine.patience)
         (unfinished / "oracle.txt").write_bytes(rows.encode(errors="surrogateescape"))
         (unfinished / "initramfs").unlink()
-        how = {"qemu": emulator, "accelerator": "kvm" if options.kvm else "tcg"}
+        how = {"qemu": version, "accelerator": "kvm" if options.kvm else "tcg"}
         manifest = describe(scenario, kernel, how, unfinished, rows)
         (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         unfinished.chmod(0o755)
@@ -63,9 +64,19 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     return manifest
 
 
-def version_of(qemu: str) -> str:
+def emulator(scenario: Scenario, machine: MachineType, options: Options, say: Say) -> list[str]:
+    """What runs QEMU: this machine's, or that of packages."""
+    if not machine.qemu_packages:
+        return [machine.qemu]
+    apt = Apt(options.cache, options.host, scenario.suites, say, options.mirror)
+    apt.update(options.refresh)
+    root = qemu_root(apt, options.cache, machine.qemu_packages)
+    return [*program_of(root, machine.qemu), "-L", str(root / "usr/share/qemu")]
+
+
+def version_of(qemu: Sequence[str]) -> str:
     """What QEMU calls itself; asked before anything else, for it may not be there."""
-    return run([qemu, "--version"]).partition("\n")[0]
+    return run([*qemu, "--version"]).partition("\n")[0]
 
 
 def prepare(

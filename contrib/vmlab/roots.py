@@ -71,6 +71,16 @@ def qemu_root(apt: Apt, cache: Path, packages: Sequence[str]) -> Path:
     return _root(cache, "qemu", (apt, apt.closure(packages)))
 
 
+def program_of(root: Path, name: str) -> list[str]:
+    """What runs a root's program on this machine: it has the root's libraries, not its files."""
+    loader = next(root.glob("usr/lib64/ld-linux-*.so.2"), None)
+    program = root / "usr/bin" / name
+    if loader is None or not program.exists():
+        raise PackageError(f"no packages of {root.name} have {name} and a loader for it")
+    libraries = ":".join(map(str, sorted(root.glob("usr/lib/*-linux-gnu"))))
+    return [str(loader), "--library-path", libraries, str(program)]
+
+
 def libraries_of(root: Path, program: str) -> list[str]:
     """The shared libraries that a program of the root needs, and its loader."""
     output = run_in(root, ["ldd", program])
