@@ -88,7 +88,9 @@ def compile_kernel(
     run_in(root, [*make, "KCONFIG_ALLCONFIG=vmlab.config", "allnoconfig"])
     check(configuration, (tree / ".config").read_text())
     run_in(root, [*make, "all"])
-    release, image = run_in(root, [*make, "-s", "kernelrelease", "image_name"]).split()
+    release, image = (
+        run_in(root, [*make, "-s", what]).strip() for what in ("kernelrelease", "image_name")
+    )
     run_in(root, [f"{machine.cross}strip", "--strip-debug", f"/{TREE}/vmlinux"])
     _keep(root, machine, release, image)
 
