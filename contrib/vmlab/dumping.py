@@ -27,9 +27,7 @@ SECTOR = 512
 DUMPED = re.compile(r"vmlab: dumped (\d+) bytes")
 
 
-def take(
-    dump: Dump, command: list[str], directory: Path, say: Say, patience: int = 1
-) -> str:
+def take(dump: Dump, command: list[str], directory: Path, say: Say, patience: int = 1) -> str:
     """Boot the guest and leave its dump as "vmcore"; returns the verdicts' rows.
 
     Patience multiplies the time that it has.
@@ -39,9 +37,7 @@ def take(
     return ways[dump.how](dump, command, directory, say, patience)
 
 
-def _by_qmp(
-    dump: Dump, command: list[str], directory: Path, say: Say, patience: int
-) -> str:
+def _by_qmp(dump: Dump, command: list[str], directory: Path, say: Say, patience: int) -> str:
     output = directory / "vmcore"
     with guest.running(command, directory / "console.log", say) as running:
         address = _announced(running, patience)
@@ -68,9 +64,7 @@ def _reassemble(dump: Path) -> None:
     draft.replace(dump)
 
 
-def _by_kdump(
-    dump: Dump, command: list[str], directory: Path, say: Say, patience: int
-) -> str:
+def _by_kdump(dump: Dump, command: list[str], directory: Path, say: Say, patience: int) -> str:
     with _disk(directory / "disk") as disk:
         file = str(disk).replace(",", ",,")
         drive = f"if=none,id=disk,format=raw,file={file}"
