@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from drgn_reliable import DumpError
+from drgn_reliable.files.notes import find_vmcoreinfo
+from drgn_reliable.opening import inspect_dump
 
 from . import dumping, verdicts
 from .build import Kernel, build
@@ -22,6 +28,7 @@ from .roots import build_root, cross_root, guest_root, kernel_root, program_of, 
 from .scenario import Scenario, ScenarioError
 
 Say = Callable[[str], None]
+VMCOREINFO = re.compile(r"vmlab: VMCOREINFO at physical (0x[0-9a-f]+), (0x[0-9a-f]+) bytes")
 
 
 @dataclass(frozen=True)
@@ -159,9 +166,26 @@ def describe(
         "scenario": asdict(scenario),
         **how,
         "verdicts": verdicts.counts(verdicts.parse(rows)),
+        "vmcoreinfo": vmcoreinfo_of(directory),
         "size": dump.stat().st_size,
         "sha256": {name: _sha256(directory / name) for name in ("vmcore", "oracle.txt")},
     }
+
+
+def vmcoreinfo_of(directory: Path) -> dict[str, Any]:
+    """Whether the dump has a VMCOREINFO note, and where in memory the kernel keeps that note.
+
+    A reader that needs it finds it there when the file has none: QEMU writes none for some
+    architectures, and none for the others unless the guest gave it one.
+    """
+    note = False
+    with contextlib.suppress(DumpError):
+        file = inspect_dump(str(directory / "vmcore")).file
+        note = find_vmcoreinfo(file.notes, little_endian=file.little_endian) is not None
+    console = directory / "console.log"
+    said = VMCOREINFO.search(console.read_text(errors="replace"))
+    place = {"physical": said[1], "bytes": int(said[2], 16)} if said else {}
+    return {"note": note, **place}
 
 
 def _sha256(path: Path) -> str:
