@@ -14,7 +14,7 @@ from contrib.vmlab.build import Kernel
 from contrib.vmlab.machines import MACHINES
 from contrib.vmlab.packages import PackageError
 
-from .guests import Fakes, fetchable, put_program
+from .guests import Fakes, make_apt, put_program
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_every_configuration_is_used() -> None:
 def test_an_unknown_configuration_is_refused(tmp_path: Path) -> None:
     """The message lists those there are."""
     (tmp_path / "mine.yaml").write_text("like: base\nbuild: nothing")
-    with pytest.raises(scenario.ScenarioError, match="build is 'nothing', not one of .*x86_64-fp"):
+    with pytest.raises(scenario.ScenarioError, match=r"^mine.yaml: build is 'nothing', .*x86_64-fp"):
         scenario.load(str(tmp_path / "mine.yaml"))
 
 
@@ -87,7 +87,8 @@ case "$*" in
     touch $tree/arch/x86/setup.c $tree/arch/x86/setup.o $tree/kernel/fork.o $tree/include/x.h
     touch $tree/vmlinux $tree/Makefile
     echo fw_cfg >$tree/drivers/firmware/qemu_fw_cfg.ko ;;
-*"kernelrelease image_name") printf '7.2.9-x86_64-fp\\narch/x86/boot/bzImage\\n' ;;
+*kernelrelease) echo 7.2.9-x86_64-fp ;;
+*image_name) echo arch/x86/boot/bzImage ;;
 esac
 """
 
@@ -100,8 +101,10 @@ def compiled(
     path = f"{fakes.home}:{roots.ENVIRONMENT['PATH']}"
     monkeypatch.setitem(roots.ENVIRONMENT, "PATH", path)
     fakes.answer("installs", INSTALLS)
+    fakes.package("dash", {"bin/dash": b"shell"})
     fakes.package(SOURCE, {f"usr/src/{SOURCE}.tar.xz": b"source"})
-    apt = fetchable(tmp_path, fakes, "dash")
+    apt = make_apt(tmp_path, mirror="http://mirror.invalid/debian")
+    apt.archives.mkdir(parents=True, exist_ok=True)
     cache = tmp_path / "cache"
     return kernelbuild.built_root(apt, cache, MACHINES["x86_64"], SOURCE, "x86_64-fp")
 

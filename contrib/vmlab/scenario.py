@@ -98,7 +98,7 @@ def load(name: str) -> Scenario:
     if not path.exists():
         raise ScenarioError(f"no scenario {name!r}; there are: {', '.join(names())}")
     values = _read(path, ())
-    wanted = [item for item in fields(Scenario) if item.default_factory is MISSING]
+    wanted = [i for i in fields(Scenario) if i.default is i.default_factory is MISSING]
     if missing := [item.name for item in wanted if item.name not in {"name", *values}]:
         raise ScenarioError(f"{path.name}: there is no {' and no '.join(missing)}")
     for key, kind in SECTIONS.items():

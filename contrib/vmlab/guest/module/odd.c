@@ -78,6 +78,16 @@ static void act_nodata_spin(const struct request *request)
 		     : : "b"(top)				\
 		     : "r0", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", \
 		       "r30", "lr", "ctr", "cr0", "memory")
+#elif defined(CONFIG_LOONGARCH)
+#define ON_STACK(top)						\
+	asm volatile("move $s0, $sp\n\t"			\
+		     "move $sp, %0\n\t"				\
+		     "bl vmlab_alien_sleep\n\t"			\
+		     "move $sp, $s0"				\
+		     : : "r"(top)				\
+		     : "$ra", "$a0", "$a1", "$a2", "$a3", "$a4", "$a5", "$a6", "$a7", "$t0", \
+		       "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8", "$s0", \
+		       "memory")
 #endif
 
 #ifdef ON_STACK
