@@ -91,7 +91,11 @@ class Kernel:
         prog, symbols, arch = self.prog, self.symbols, ARCHITECTURES[self.architecture]
         self.facts = arch.facts(prog, symbols)
         self.cpu_registers = cpu_registers or CrashRegisters(
-            prog, symbols, self.facts.status_offsets, self.facts.registers
+            prog,
+            symbols,
+            self.facts.status_offsets,
+            self.facts.registers,
+            use_file=self.facts.file_has_pc,
         )
         self.modules = ModuleList(prog, symbols.address("modules"))
         page_size = int(self.vmcoreinfo.get("PAGESIZE", "4096"))

@@ -669,6 +669,7 @@ def functions(walk: Any) -> list[str | None]:
 
 
 OF_OTHER_UNWINDERS = {
+    "direction-not-checked",
     "end-misplaced",
     "exception-boundary",
     "fgraph-entry-missing",

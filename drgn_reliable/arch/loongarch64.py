@@ -2,8 +2,13 @@
 """loongarch64 with the ORC unwinder: steps as arch/loongarch/kernel/unwind_orc.c does, from 6.12 to
 7.3, which crosses exceptions and checks neither direction nor repetition.
 
-The saved context is that of the caller of ``__schedule()``. Entries are the addresses of the calls,
-four bytes before the return addresses, but for the first and those that registers give.
+The kernel starts from the caller of ``__schedule()``, whose stack pointer and return address are
+saved apart, but takes for its frame pointer the one of ``__schedule()`` itself (``thread.reg22``).
+The first frame that is found by the frame pointer, ``do_syscall()``'s, leads it back to the start:
+its traces of many tasks in system calls go through the same functions twice (seen in 7.2: the dump
+loongarch64-7.2). To prove, a walk starts in ``__schedule()``, where all registers are those that
+were saved. Entries are the addresses of the calls, four bytes before the return addresses, but for
+the first and those that registers give.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from drgn_reliable.arch.base import (
     StackUnwinder,
 )
 from drgn_reliable.errors import MissingInformation, UnsupportedKernel
-from drgn_reliable.memory import MASK, StackMemory
+from drgn_reliable.memory import MASK, Layout, StackMemory
 from drgn_reliable.model import CodeKind, End, FoundBy, Walk
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.orc import OrcTables
@@ -112,6 +117,7 @@ class Facts(KernelFacts):
     """Sizes and places of the dumped kernel."""
 
     registers = REGISTERS
+    file_has_pc = False
     fork_returns = ("ret_from_fork_asm", "ret_from_fork")
 
     def __init__(self, prog: Program, symbols: Symbols) -> None:
@@ -120,6 +126,19 @@ class Facts(KernelFacts):
         self.register_offsets |= {name: array + 8 * i for name, i in ARRAY_REGISTERS.items()}
         self.fake_offset = self.regs_size - self.register_offsets["ra"]
         """``GRAPH_FAKE_OFFSET``: what the tracer's key is below the frame address."""
+
+    def switched_from(self, task: int) -> tuple[int, int]:
+        """Return address and stack pointer in ``__schedule()``; zeroes if the dump lacks them."""
+        try:
+            found = self._switched.read(self._prog, task)
+        except FaultError:
+            return 0, 0
+        return found["pc"], found["sp"]
+
+    @cached_property
+    def _switched(self) -> Layout:
+        members = {"pc": "thread.reg01", "sp": "thread.reg03"}
+        return Layout(self._prog.type("struct task_struct"), members)
 
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
         """See :class:`drgn_reliable.arch.base.KernelFacts`: the interrupt stack."""
@@ -197,6 +216,8 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
             self._start_running(state, walk)
         elif not task.saved_sp:  # copy_thread(): it never ran
             state.end, state.done = End.END_OF_STACK, True
+        elif proving and self._start_in_scheduler(state):
+            pass
         elif state.sp & 7 or not state.stack.contains(state.sp, 1):
             detail = f"the saved frame at {state.sp:#x} is not within the task's stack"
             walk.note("start-outside-stack", detail, pc=None, sp=state.sp, value=state.sp)
@@ -204,6 +225,14 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
         else:
             state.done = not self._returned(state, walk, state.pc, state.sp, adjust=0)
         return state
+
+    def _start_in_scheduler(self, state: LoongArchState) -> bool:
+        """Stand where ``__switch_to()`` was called; False if that is not on the task's stack."""
+        pc, sp = self.facts.switched_from(state.task.address)
+        if sp & 7 or not state.stack.contains(sp, 8):
+            return False
+        state.pc, state.sp, state.exact = pc - INSTRUCTION & MASK, sp, True
+        return True
 
     def _start_running(self, state: LoongArchState, walk: Walk) -> None:
         registers = self.running_registers(state, walk, "csr_era", "sp")
@@ -293,6 +322,13 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
             return self._bad(state, walk, f"return address base {rule.ra_register}")
         if pc is None:
             return False
+        # Of frames only that of an interrupted leaf function has no size.
+        smallest = state.sp + (0 if state.regs else 16)
+        if sp < smallest and state.stack.contains(sp, 1) and state.stack.contains(state.sp, 1):
+            detail = f"SP went from {state.sp:#x} to {sp:#x}"
+            walk.note("direction-not-checked", detail, pc=state.pc, sp=state.sp, value=sp)
+            if state.proving:
+                return False
         state.sp, state.regs = sp, None
         return self._returned(state, walk, pc, sp, adjust=INSTRUCTION)
 
