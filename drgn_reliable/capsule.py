@@ -43,13 +43,13 @@ Progress = Callable[[Iterable[Task]], Iterable[Task]]
 class _Recorder:
     """A program that reads another's physical memory and remembers the pages."""
 
-    def __init__(self, original: Program, vmcoreinfo: str, page_size: int) -> None:
+    def __init__(self, original: Program, machine: str, vmcoreinfo: str, page_size: int) -> None:
         self._original = original
         self._page_size = page_size
         self.pages: set[int] = set()
-        self.program = physical_program(original.platform, self._read, vmcoreinfo)
+        self.program = physical_program(machine, self._read, vmcoreinfo)
 
-    def _read(self, address: int, count: int, offset: int, physical: bool) -> bytes:
+    def _read(self, address: int, count: int) -> bytes:
         data: bytes = self._original.read(address, count, physical=True)
         first, last = address // self._page_size, (address + count - 1) // self._page_size
         self.pages.update(range(first, last + 1))
@@ -69,6 +69,7 @@ def write_capsule(
     output: str,
     symbols: str | None = None,
     *,
+    vmcoreinfo: str | None = None,
     wanted: Sequence[str] = (),
     text: bool = False,
     crash: bool = False,
@@ -78,6 +79,7 @@ def write_capsule(
     """Write the capsule of a dump, complete or not at all.
 
     :param symbols: as for :func:`drgn_reliable.opening.open_dump`, for the analysis.
+    :param vmcoreinfo: as for :func:`drgn_reliable.opening.open_dump`.
     :param wanted: PIDs or task addresses (:meth:`drgn_reliable.tasks.TaskList.find`): only these
         tasks' stacks are kept. All are by default.
     :param text: whether to keep the code of the kernel and its modules too.
@@ -95,17 +97,19 @@ def write_capsule(
         raise UsageError(f"--output {output}: the dump itself; name another file")
     if crash and wanted:
         raise UsageError("--add-crash keeps every task's stack; leave out --task")
-    kernel = Kernel(open_dump(path, symbols, watch))
+    kernel = Kernel(open_dump(path, symbols, watch, vmcoreinfo))
     if crash and kernel.architecture != "x86_64":
         raise UsageError(
             f"--add-crash: what crash reads is not known for {kernel.architecture}, only for x86_64"
         )
     original = opened_dump(kernel.prog)
     assert original is not None
-    vmcoreinfo = kernel.prog["VMCOREINFO"].string_().decode()
+    text_of_vmcoreinfo = kernel.prog["VMCOREINFO"].string_().decode()
     page_size = int(kernel.vmcoreinfo["PAGESIZE"])
-    recorder = _Recorder(kernel.prog, vmcoreinfo, page_size)
-    recorded = Kernel(recorder.program, cpu_registers=kernel.cpu_registers)
+    recorder = _Recorder(kernel.prog, kernel.architecture, text_of_vmcoreinfo, page_size)
+    recorded = Kernel(
+        recorder.program, cpu_registers=kernel.cpu_registers, machine=kernel.architecture
+    )
     report = _report(recorded, wanted, progress)
     _touch_more(recorded, report)
     if not wanted:
@@ -124,7 +128,7 @@ def write_capsule(
         page_size=page_size,
         uts=_uts(recorded),
         nr_cpus=_count_cpus(notes, little_endian) or 1,
-        vmcoreinfo=vmcoreinfo.encode(),
+        vmcoreinfo=text_of_vmcoreinfo.encode(),
         notes=notes,
         phys_base=int(kernel.vmcoreinfo.get("NUMBER(phys_base)", "0")),
         max_pfn=_max_pfn(recorded, recorder.pages),

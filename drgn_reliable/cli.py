@@ -118,6 +118,12 @@ def _add_dump(parser: argparse.ArgumentParser) -> None:
         help="the kernel's vmlinux or debug file; without it, the standard places are searched "
         "and then the dump's own BTF and kallsyms are used",
     ).complete = shtab.FILE  # type: ignore[attr-defined]
+    parser.add_argument(
+        "--vmcoreinfo",
+        metavar="FILE",
+        help="the text of the kernel's VMCOREINFO; without it, it is taken from the dump's notes "
+        "or looked for in the dump's memory",
+    ).complete = shtab.FILE  # type: ignore[attr-defined]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,7 +157,7 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.command == CAPSULE.name:
         return _capsule(args)
-    kernel = Kernel(open_dump(args.dump, args.symbols, _watch))
+    kernel = Kernel(open_dump(args.dump, args.symbols, _watch, args.vmcoreinfo))
     if args.command == INFO.name:
         run_info(kernel, args, sys.stdout)
         sys.stdout.flush()
@@ -169,6 +175,7 @@ def _capsule(args: argparse.Namespace) -> int:
             args.dump,
             args.output,
             args.symbols,
+            vmcoreinfo=args.vmcoreinfo,
             wanted=args.task,
             text=args.add_text,
             crash=args.add_crash,

@@ -17,7 +17,7 @@ from drgn import (
 )
 
 from drgn_reliable.arch.base import Parts
-from drgn_reliable.arch.known import ARCHITECTURES
+from drgn_reliable.arch.known import ARCHITECTURES, REFUSED
 from drgn_reliable.btf import Btf, BtfError
 from drgn_reliable.btftypes import BtfTypes
 from drgn_reliable.errors import DumpError, MissingInformation, UnsupportedKernel
@@ -57,6 +57,8 @@ class Kernel:
 
     :param cpu_registers: gives the registers of the CPU that a task runs on, where the program
         itself does not have them.
+    :param machine: ``uname -m`` of the dumped machine, where neither the program nor its file
+        tells.
     :raises UnsupportedKernel: for an architecture or unwinder that is not known.
     :raises MissingInformation: if neither the dump nor debug information has what is needed.
     """
@@ -65,9 +67,10 @@ class Kernel:
         self,
         prog: Program,
         cpu_registers: Callable[[Task], Mapping[str, int] | None] | None = None,
+        machine: str | None = None,
     ) -> None:
         self.prog = prog
-        self.architecture = self._known_architecture()
+        self.architecture = self._known_architecture(machine)
         self.vmcoreinfo = _vmcoreinfo(prog)
         self.release = self.vmcoreinfo.get("OSRELEASE", "unknown")
         self.symbols = Symbols(prog)
@@ -88,7 +91,11 @@ class Kernel:
         prog, symbols, arch = self.prog, self.symbols, ARCHITECTURES[self.architecture]
         self.facts = arch.facts(prog, symbols)
         self.cpu_registers = cpu_registers or CrashRegisters(
-            prog, symbols, self.facts.status_offsets, self.facts.registers
+            prog,
+            symbols,
+            self.facts.status_offsets,
+            self.facts.registers,
+            use_file=self.facts.file_has_pc,
         )
         self.modules = ModuleList(prog, symbols.address("modules"))
         page_size = int(self.vmcoreinfo.get("PAGESIZE", "4096"))
@@ -125,13 +132,13 @@ class Kernel:
         except FaultError:
             return 0
 
-    def _known_architecture(self) -> str:
-        name = machine_of(self.prog.platform)
+    def _known_architecture(self, machine: str | None) -> str:
+        name = machine or machine_of(self.prog.platform)
+        if name == "unknown" and (dump := opened_dump(self.prog)):
+            name = dump.file.machine
         if name not in ARCHITECTURES:
-            raise UnsupportedKernel(
-                f"architecture {name} is not supported; drgn_reliable walks kernels of "
-                f"{', '.join(ARCHITECTURES)}"
-            )
+            why = REFUSED.get(name, f"drgn_reliable walks {', '.join(ARCHITECTURES)}")
+            raise UnsupportedKernel(f"architecture {name} is not supported: {why}")
         return name
 
     # Symbols and types -------------------------------------------------------------------

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
-from drgn import Platform, Program, ProgramFlags
+from drgn import Program, ProgramFlags
 
 from drgn_reliable.errors import DumpError, UnsupportedKernel, UsageError
 from drgn_reliable.files import foreign
@@ -25,6 +26,7 @@ from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.files.packed import Watch, packing_of, unpack, unwatched
 from drgn_reliable.files.source import DumpFormatError, FileSource, Source
 from drgn_reliable.files.vmcoreinfo import Vmcoreinfo, find_in_memory
+from drgn_reliable.loongarch_memory import add_kernel_memory
 from drgn_reliable.platforms import PLATFORMS, platform_of
 
 __all__ = (
@@ -42,7 +44,7 @@ DumpFile = ElfCore | KdumpFile
 _CACHE_KEY = "drgn_reliable.dump"
 _PHYSICAL_LIMIT = 1 << 52
 """One past the highest physical address of any architecture here."""
-_OWN_READER = ("ppc64", "ppc64le", "s390x")
+_OWN_READER = ("loongarch64", "ppc64", "ppc64le", "s390x")
 _VMCOREINFO_LIMIT = 1 << 20
 _NO_VMCOREINFO = (
     "without VMCOREINFO in its notes or memory: not a Linux kernel dump, or one taken without it "
@@ -99,7 +101,7 @@ def open_dump(
     dump = inspect_dump(path, watch)
     source = dump.file.source
     noted = _noted_vmcoreinfo(dump.file)
-    readable = isinstance(source, FileSource) and not _refused_by_libkdumpfile(dump.file)
+    readable = isinstance(source, FileSource) and not _needs_own_reader(dump.file)
     if noted and not given and readable:
         assert isinstance(source, FileSource)
         prog = _drgn_program(path, source, dump.packed)
@@ -173,27 +175,35 @@ def open_file(source: Source) -> DumpFile:
     return core
 
 
-def physical_program(
-    platform: Platform | None, read: Callable[[int, int, int, bool], bytes], vmcoreinfo: str
-) -> Program:
+def physical_program(machine: str, read: Callable[[int, int], bytes], vmcoreinfo: str) -> Program:
     """A program of a Linux kernel whose physical memory a function reads.
 
-    :param read: as for :meth:`drgn.Program.add_memory_segment`.
+    :param machine: one of :data:`drgn_reliable.platforms.PLATFORMS`.
+    :param read: takes a physical address and a size in bytes.
     :param vmcoreinfo: the text of the kernel's VMCOREINFO.
     """
-    prog = Program(platform)
-    prog.add_memory_segment(0, _PHYSICAL_LIMIT, read, physical=True)
+
+    def segment(address: int, count: int, offset: int, physical: bool) -> bytes:
+        return read(address, count)
+
+    prog = Program(platform_of(machine))
+    prog.add_memory_segment(0, _PHYSICAL_LIMIT, segment, physical=True)
     prog.set_linux_kernel_custom(vmcoreinfo, False)
+    if machine == "loongarch64":
+        values = dict(line.split("=", 1) for line in vmcoreinfo.splitlines() if "=" in line)
+        page_table, page_size = values["SYMBOL(swapper_pg_dir)"], values["PAGESIZE"]
+        add_kernel_memory(prog, read, int(page_table, 16), int(page_size))
     return prog
 
 
-def _refused_by_libkdumpfile(dump: DumpFile) -> bool:
-    """Whether drgn's library for kdump-compressed files lacks what it needs, or what we need of
-    it: it finds no architecture without a release, and translates no addresses of powerpc with
-    radix page tables and of s390x since 6.10, whose kernel does not lie in the identity mapping.
+def _needs_own_reader(dump: DumpFile) -> bool:
+    """Whether drgn cannot read the file, or its memory by address: it knows no page tables of
+    LoongArch, and its library for kdump-compressed files finds no architecture without a
+    release and translates no addresses of powerpc with radix page tables and of s390x since 6.10,
+    whose kernel does not lie in the identity mapping.
     """
     if not isinstance(dump, KdumpFile):
-        return False
+        return dump.machine == "loongarch64"
     uts = dump.header.uts
     return not (uts.release and uts.version) or uts.machine in _OWN_READER
 
@@ -236,13 +246,22 @@ def _completed(
     dump: OpenedDump, given: str | None, noted: Vmcoreinfo | None, watch: Watch
 ) -> Vmcoreinfo:
     """VMCOREINFO from wherever it is to be had."""
+    if given is not None:
+        return Vmcoreinfo(given, _is_little_endian(dump.file, noted, watch))
     if noted is None and isinstance(dump.file, ElfCore):
         noted = find_in_memory(dump.file, watch)
-    if given is not None:
-        return Vmcoreinfo(given, noted.little_endian if noted else dump.file.little_endian)
     if noted is None:
         raise DumpError(f"{dump.path}: {dump.stored}, {_NO_VMCOREINFO}")
     return noted
+
+
+def _is_little_endian(file: DumpFile, noted: Vmcoreinfo | None, watch: Watch) -> bool:
+    """Byte order of the kernel. QEMU marks dumps of little-endian powerpc as big-endian; there a
+    note in memory tells."""
+    if noted is None and isinstance(file, ElfCore) and file.machine == "ppc64":
+        with suppress(DumpFormatError):
+            noted = find_in_memory(file, watch)
+    return noted.little_endian if noted else file.little_endian
 
 
 def _program_of(dump: OpenedDump, vmcoreinfo: Vmcoreinfo) -> Program:
@@ -256,11 +275,8 @@ def _program_of(dump: OpenedDump, vmcoreinfo: Vmcoreinfo) -> Program:
             f"known are {', '.join(PLATFORMS)}"
         )
 
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
-        return file.read_physical(address, count)
-
     try:
-        return physical_program(platform_of(machine), read, vmcoreinfo.text)
+        return physical_program(machine, file.read_physical, vmcoreinfo.text)
     except Exception as e:
         raise DumpError(f"{dump.path}: {dump.stored}, not opened by drgn ({e})") from e
 

@@ -9,6 +9,7 @@ __all__ = ("PLATFORMS", "byte_order_of", "machine_of", "platform_of")
 
 PLATFORMS = {
     "aarch64": (Architecture.AARCH64, True),
+    "loongarch64": (Architecture.UNKNOWN, True),
     "ppc64": (Architecture.PPC64, False),
     "ppc64le": (Architecture.PPC64, True),
     "riscv64": (Architecture.RISCV64, True),
@@ -17,7 +18,9 @@ PLATFORMS = {
 }
 """drgn's architecture and whether it is little-endian, by ``uname -m``; all are 64-bit."""
 
-_BY_PLATFORM = {row: machine for machine, row in PLATFORMS.items()}
+_BY_PLATFORM = {
+    row: machine for machine, row in PLATFORMS.items() if row[0] != Architecture.UNKNOWN
+}
 _OTHERS = {
     Architecture.ARM: "arm",
     Architecture.I386: "i386",

@@ -130,6 +130,16 @@ _ROWS = (
         "Corruption, or code that does not keep the chain of frames.",
     ),
     ReasonKind(
+        "direction-not-checked",
+        "2",
+        "The walk went down the stack, and the kernel does not notice",
+        "nobody: unwind_next_frame of loongarch has no such check",
+        False,
+        Effect.REFUTES,
+        "The kernel's trace goes through some functions twice, or never ends. The proof starts "
+        "from better registers; if it has this reason too, the stack is corrupt.",
+    ),
+    ReasonKind(
         "regs-outside-stack",
         "2",
         "An exception's saved registers would lie outside the stack",
@@ -478,6 +488,16 @@ _ROWS = (
         Effect.ENDS,
         "The probed function's own address is nowhere on the stack. Disable the probe "
         "(debug.kprobes-optimization=0) or let the task run on.",
+    ),
+    ReasonKind(
+        "link-register-unknown",
+        "4.6",
+        "The return address is in the link register, which nothing has saved",
+        "unwind_next_frame (loongarch)",
+        True,
+        Effect.LEAVES_OPEN,
+        "A function that has not stored its return address is not the innermost one: corruption, "
+        "or unwind data that do not fit the code.",
     ),
 )
 

@@ -29,6 +29,7 @@ class CrashRegisters:
 
     :param offsets: place of each register that is wanted within the general registers, in bytes.
     :param drgn_names: what drgn calls them.
+    :param use_file: whether the file's notes are to be trusted.
     """
 
     def __init__(
@@ -37,7 +38,10 @@ class CrashRegisters:
         symbols: Symbols,
         offsets: Mapping[str, int],
         drgn_names: Mapping[str, str],
+        *,
+        use_file: bool = True,
     ) -> None:
+        self._use_file = use_file
         self._prog = prog
         self._symbols = symbols
         self._offsets = offsets
@@ -82,7 +86,7 @@ class CrashRegisters:
     def _file_notes(self) -> dict[int, bytes]:
         """The file's notes by CPU: there is one for each online CPU, or for each possible one."""
         dump = opened_dump(self._prog)
-        if dump is None:
+        if dump is None or not self._use_file:
             return {}
         try:
             notes = list(self._statuses(dump.notes, self._file_order))

@@ -65,6 +65,9 @@ class Symbols:
         """A symbol's address, the global one where several files have the name."""
         if name not in self._addresses:
             found = self._find(self._prog, name, None, False)
+            if not found and self.kallsyms:
+                # Without CONFIG_KALLSYMS_ALL it has no data; debug information does.
+                found = _elf_symbols(self._prog, name, None, False)
             best = next((s for s in found if s.binding == SymbolBinding.GLOBAL), None)
             best = best or next(iter(found), None)
             self._addresses[name] = best.address if best else None

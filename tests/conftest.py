@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,21 @@ from drgn_reliable.report import Scanner
 from tests.dumps import DUMP_6_1, DUMPS, Dump
 
 pytest.register_assert_rewrite("tests.walkers")
+
+CONFORMING = pytest.StashKey[list[str]]()
+"""A line for each dump: how many of its tasks are as their kernel says."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CONFORMING] = []
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say of each dump how many tasks equal the kernel's own verdict."""
+    if lines := config.stash[CONFORMING]:
+        terminalreporter.section("tasks equal to their kernel's own verdict, entry for entry")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,14 @@ def scan_dump(dump: Dump) -> Scanned:
 @pytest.fixture(params=DUMPS, ids=lambda dump: dump.name)
 def scanned(request: pytest.FixtureRequest) -> Scanned:
     """Each dump of the manifest in turn."""
+    return scan_dump(request.param)
+
+
+@pytest.fixture(
+    params=[dump for dump in DUMPS if dump.architecture == "x86_64"], ids=lambda dump: dump.name
+)
+def scanned_x86(request: pytest.FixtureRequest) -> Scanned:
+    """Each dump of x86_64 in turn."""
     return scan_dump(request.param)
 
 

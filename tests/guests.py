@@ -143,6 +143,7 @@ home = pathlib.Path(__file__).parent
 words = sys.argv[1:]
 with (home / "log").open("a") as log:
     print(pathlib.Path(sys.argv[0]).name, *words, file=log)
+own = [word.partition("=")[2] for word in words if word.startswith("APT::Architecture=")]
 while words[:1] == ["-o"]:
     del words[:2]
 if (home / "fails").exists():
@@ -158,11 +159,10 @@ elif words[0] == "install":
 elif words[0] == "download":
     for word in words[2:]:
         name, version = word.split("=")
-        name, _, architecture = name.partition(":")
         source = home / "tar" / name
         if source.exists():
             version = version.replace(":", "%3a")
-            file = pathlib.Path(f"{{name}}_{{version}}_{{architecture or 'amd64'}}.deb")
+            file = pathlib.Path(f"{{name}}_{{version}}_{{own[0]}}.deb")
             file.write_bytes(source.read_bytes())
 """
 DPKG = """#!/bin/sh
@@ -210,10 +210,14 @@ class Fakes:
 
 
 def make_apt(
-    tmp_path: Path, *suites: str, mirror: str | None = None, say: Callable[[str], None] = print
+    tmp_path: Path,
+    *suites: str,
+    mirror: str | None = None,
+    say: Callable[[str], None] = print,
+    architecture: str = "amd64",
 ) -> Apt:
-    """A private apt of this machine's architecture."""
-    return Apt(tmp_path / "cache", "amd64", suites or ("sid",), say, mirror)
+    """A private apt."""
+    return Apt(tmp_path / "cache", architecture, suites or ("sid",), say, mirror)
 
 
 def fetchable(tmp_path: Path, fakes: Fakes, *names: str) -> Apt:

@@ -239,11 +239,11 @@ BAD_DUMPS = {
     "an ELF core without VMCOREINFO": (elf_core(EM_X86_64), "VMCOREINFO"),
     "another architecture": (
         elf_core(EM_RISCV, vmcoreinfo(KERNEL)),
-        "architecture riscv64 is not supported",
+        "architecture riscv64 is not supported: its kernel has no reliable stack trace",
     ),
     "an architecture that drgn does not know": (
         elf_core(EM_PARISC, vmcoreinfo(KERNEL)),
-        "architecture unknown is not supported",
+        "architecture parisc64 is not supported: its kernel's walk",
     ),
     "no kallsyms, no debug information": (
         elf_core(EM_X86_64, vmcoreinfo(KERNEL)),

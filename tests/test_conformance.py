@@ -14,10 +14,12 @@ from contrib.vmlab.conform import differences
 from drgn_reliable import CATALOGUE, Kernel, KernelVerdict, ProofVerdict, Scanner, open_dump
 from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.model import CodeKind, FoundBy
-from tests.conftest import Scanned
+from tests.conftest import CONFORMING, Scanned
 from tests.dumps import VMCORES
 
 MEGABYTE = 1 << 20
+TRANSLATED = ("aarch64", "x86_64")
+"""Architectures whose page tables drgn's library for kdump-compressed files knows."""
 
 
 def test_the_manifest_names_the_file_that_is_there(scanned: Scanned) -> None:
@@ -34,10 +36,17 @@ def test_dumps_stay_small() -> None:
     assert sum(sizes) < 80 * MEGABYTE
 
 
-def test_every_verdict_and_entry_is_the_kernels_own(scanned: Scanned) -> None:
+def test_every_verdict_and_entry_is_the_kernels_own(
+    scanned: Scanned, request: pytest.FixtureRequest
+) -> None:
     """The kernel's tasks in its order, and for each the verdict that it gave and its entries."""
-    assert len(scanned.reports) > 150
-    assert differences(scanned.reports, scanned.dump.rows) == []
+    total, wrong = len(scanned.reports), differences(scanned.reports, scanned.dump.rows)
+    equal = total - len(wrong) - len(scanned.dump.damaged)
+    line = f"{scanned.dump.name:26} {scanned.kernel.unwinder.name:20} {equal} of {total}"
+    line += f", {len(scanned.dump.damaged)} damaged on purpose" if scanned.dump.damaged else ""
+    request.config.stash[CONFORMING].append(line)
+    assert total > 150
+    assert wrong == []
 
 
 def test_a_difference_is_seen(scanned_6_1: Scanned) -> None:
@@ -86,22 +95,29 @@ def test_every_unreliable_trace_has_a_reason_that_the_kernel_refuses(scanned: Sc
 
 
 def test_every_reliable_trace_of_these_dumps_is_proven(scanned: Scanned) -> None:
-    """Where the kernel was right, the strict checks of ends, calls and stacks agree with it."""
+    """Where the kernel was right, the strict checks of ends, calls and stacks agree with it. It is
+    wrong where a saved frame is on no stack: some unwinders take that for a trace of no entries."""
     doubted = [
-        (r.comm, r.reasons)
+        r
         for r in scanned.reports
         if r.kernel.verdict is KernelVerdict.RELIABLE and r.proof.verdict is not ProofVerdict.PROVEN
     ]
-    assert doubted == []
+    wrong = [r for r in doubted if [x.id for x in r.reasons] == ["start-outside-stack"]]
+    assert doubted == wrong
+    assert {r.comm for r in wrong} <= {"k_alien", "u_alien"}
+    assert all(r.proof.verdict is ProofVerdict.REFUTED for r in wrong)
 
 
 def test_running_tasks_are_walked_from_the_cpus_registers(scanned: Scanned) -> None:
     """A task on a CPU is shown from the registers in the dump, down to where it began."""
-    running = [r for r in scanned.reports if r.kernel.verdict is KernelVerdict.RUNNING]
+    running = [r for r in scanned.reports if r.reasons and r.reasons[0].id == "running"]
     assert running
+    answer = (KernelVerdict.RUNNING, -16)
+    if not scanned.kernel.supports_reliable:
+        answer = (KernelVerdict.UNSUPPORTED, -38)
     for report in running:
         assert report.frames[0].found_by is FoundBy.CRASH_REGISTERS
-        assert report.kernel.errno == -16
+        assert (report.kernel.verdict, report.kernel.errno) == answer
         names = [frame.code.symbol for frame in report.frames]
         if names[0] == "__crash_kexec":  # where a panicking kernel saves its own registers
             assert names[1] == "panic" and names[-1] == "ret_from_fork_asm"
@@ -145,5 +161,6 @@ def test_plain_drgn_opens_the_dumps(scanned: Scanned) -> None:
     prog.set_core_dump(str(scanned.dump.path))
     assert prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL
     assert f"OSRELEASE={scanned.dump.release}" in prog["VMCOREINFO"].string_().decode()
-    first = scanned.reports[0]
-    assert prog.read(first.task, 16) == scanned.kernel.prog.read(first.task, 16)
+    if scanned.dump.architecture in TRANSLATED:
+        first = scanned.reports[0]
+        assert prog.read(first.task, 16) == scanned.kernel.prog.read(first.task, 16)

@@ -445,7 +445,7 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "no release": ({"uts": UTS._replace(release="")}, "with release and version"),
     "long name": ({"uts": UTS._replace(nodename="n" * 65)}, "nodename is longer than 64"),
     "32 bits": ({"uts": UTS._replace(machine="i686")}, "'i686' is none of aarch64, "),
-    "unreadable": ({"uts": UTS._replace(machine="loongarch64")}, "'loongarch64' is none of"),
+    "unreadable": ({"uts": UTS._replace(machine="sparc64")}, "'sparc64' is none of"),
     "VMCOREINFO twice": ({"notes": OTHER_VMCOREINFO}, "not the one given"),
     "broken notes": ({"notes": PRSTATUS[:-1]}, "note at byte 0 reaches beyond"),
 }

@@ -21,10 +21,11 @@ import zstandard
 from drgn import FaultError
 from lzallright import LZOCompressor
 
-from drgn_reliable import DumpError, Kernel, Scanner, open_dump
+from drgn_reliable import DumpError, Kernel, Scanner, UsageError, open_dump
 from drgn_reliable.capsule import write_capsule
 from drgn_reliable.files import foreign, packed
 from drgn_reliable.files.flattened import FlattenedSource
+from drgn_reliable.files.notes import drop_notes, find_vmcoreinfo, pack_note
 from drgn_reliable.files.source import FileSource
 from drgn_reliable.opening import opened_dump
 from tests.containers import (
@@ -347,3 +348,93 @@ def test_holes_of_a_flattened_file_are_zeroes(tmp_path: Path) -> None:
     assert source.read((1 << 50) - 1, 5) == b"\0z"
     with pytest.raises(DumpError, match="a damaged size"):
         source.read(0, 1 << 49)
+
+
+# VMCOREINFO that the file lacks
+
+
+def without_vmcoreinfo(pages: dict[int, bytes]) -> bytes:
+    """An ELF core whose notes have no VMCOREINFO, with these pages more."""
+    dump = opened_dump(open_dump(str(ORIGINAL)))
+    assert dump is not None
+    there = {
+        number: dump.file.read_physical(number * PAGE_SIZE, PAGE_SIZE)
+        for number in pages_of(original())
+    }
+    return elf_core(drop_notes(dump.notes, "VMCOREINFO"), {**there, **pages})
+
+
+def vmcoreinfo_text() -> bytes:
+    dump = opened_dump(open_dump(str(ORIGINAL)))
+    assert dump is not None
+    note = find_vmcoreinfo(dump.notes)
+    assert note is not None
+    return note.description
+
+
+def vmcoreinfo_page(text: bytes, at: int = 0) -> bytes:
+    """A page with the kernel's note at some place."""
+    return (bytes(at) + pack_note("VMCOREINFO", 0, text)).ljust(PAGE_SIZE, b"\0")[:PAGE_SIZE]
+
+
+FREE = 9
+"""A page frame that the dump does not have."""
+
+
+def test_vmcoreinfo_is_found_in_memory(tmp_path: Path) -> None:
+    """The kernel's own note, at the start of a page, serves as well as one in the file."""
+    assert FREE not in pages_of(original())
+    page = vmcoreinfo_page(vmcoreinfo_text())
+    (tmp_path / "vmcore").write_bytes(without_vmcoreinfo({FREE: page, FREE + 2: page}))
+    assert reported(str(tmp_path / "vmcore")) == expected_report()
+
+
+MISLEADING = {
+    "none": {},
+    "not at the start of a page": {FREE: vmcoreinfo_page(b"OSRELEASE=6\nPAGESIZE=4096\n", 64)},
+    "of another text": {FREE: vmcoreinfo_page(b"something else\n")},
+    "of a made-up size": {
+        FREE: b"\x0b\0\0\0\xff\xff\xff\x7f\0\0\0\0VMCOREINFO\0".ljust(4096, b"\0")
+    },
+}
+
+
+@pytest.mark.parametrize("pages", MISLEADING.values(), ids=MISLEADING.keys())
+def test_vmcoreinfo_is_not_made_up(tmp_path: Path, pages: dict[int, bytes]) -> None:
+    """What only looks like the note is passed over, and the line says what to do."""
+    (tmp_path / "vmcore").write_bytes(without_vmcoreinfo(pages))
+    with pytest.raises(DumpError, match="without VMCOREINFO in its notes or memory"):
+        open_dump(str(tmp_path / "vmcore"))
+
+
+def test_different_notes_in_memory_are_not_guessed_between(tmp_path: Path) -> None:
+    """Where two kernels left a note each, both places are named; --vmcoreinfo decides."""
+    text = vmcoreinfo_text()
+    other = text.replace(b"OSRELEASE=6.1", b"OSRELEASE=5.1")
+    pages = {FREE: vmcoreinfo_page(text), FREE + 2: vmcoreinfo_page(other)}
+    path, chosen = tmp_path / "vmcore", tmp_path / "vmcoreinfo"
+    path.write_bytes(without_vmcoreinfo(pages))
+    with pytest.raises(DumpError, match=r"different ones in memory, at 0x9000, 0xb000; name"):
+        open_dump(str(path))
+    chosen.write_bytes(text)
+    assert Kernel(open_dump(str(path), vmcoreinfo=str(chosen))).release == DUMP_6_1.release
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"PAGESIZE=4096\n", "it has no OSRELEASE="),
+    ],
+    ids=["absent", "binary", "of something else"],
+)
+def test_a_bad_vmcoreinfo_file_is_named(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    """The option, the file and what is wrong are in one line."""
+    path = tmp_path / "vmcoreinfo"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"^--vmcoreinfo {path}: .*{message}"):
+        open_dump(str(ORIGINAL), vmcoreinfo=str(path))

@@ -306,12 +306,13 @@ def put_bpf(memory: FakeMemory, **members: int) -> None:
     memory.put_list(KSYMS, KSYM + 528)
 
 
-def tables(prog: Program, **symbols: int) -> OrcTables:
+def tables(prog: Program, **symbols: int) -> OrcTables[Rule]:
     """The tables that a program's memory holds, with some symbols changed."""
     names = FakeSymbols({**SYMBOLS, **symbols})
     generated = GeneratedText(prog, names, 4096)
     modules = ModuleList(prog, names.address("modules"))
-    return OrcTables(prog, names, Text(prog, names, modules, generated, ANY_CODE))
+    text = Text(prog, names, modules, generated, ANY_CODE)
+    return OrcTables(prog, names, text, orc_format(prog, names))
 
 
 def found(orc: OrcTables, address: int) -> int | None:
@@ -427,7 +428,7 @@ def test_a_missing_table_symbol_is_named(name: str) -> None:
     generated, modules = GeneratedText(memory.prog, names, 4096), ModuleList(memory.prog, None)
     text = Text(memory.prog, names, modules, generated, ANY_CODE)
     with pytest.raises(MissingInformation, match=name):
-        OrcTables(memory.prog, names, text)
+        OrcTables(memory.prog, names, text, orc_format(memory.prog, names))
 
 
 # Modules ----------------------------------------------------------------------------------------
@@ -532,7 +533,9 @@ def test_an_ftrace_trampoline_without_its_original_has_no_rule() -> None:
     modules = ModuleList(memory.prog, None)
     generated = GeneratedText(memory.prog, names, 4096)
     text = Text(memory.prog, names, modules, generated, ANY_CODE)
-    assert OrcTables(memory.prog, names, text).find(TRAMPOLINE) is None
+    assert (
+        OrcTables(memory.prog, names, text, orc_format(memory.prog, names)).find(TRAMPOLINE) is None
+    )
 
 
 def test_an_ftrace_trampoline_that_is_its_own_original_does_not_recurse() -> None:

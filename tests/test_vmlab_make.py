@@ -49,7 +49,9 @@ def fake_prepare(
     return Kernel("6.1.0-1-amd64", ROOT)
 
 
-def fake_dump(dump: scenario.Dump, command: list[str], directory: Path, say: dumping.Say) -> str:
+def fake_dump(
+    dump: scenario.Dump, command: list[str], directory: Path, say: dumping.Say, patience: int
+) -> str:
     """Stands for the guest: a console, a dump, its rows."""
     (directory / "console.log").write_text("booting\nthe last line\n")
     (directory / "vmcore").write_bytes(b"dump")
@@ -270,10 +272,12 @@ def test_a_problem_is_one_line_and_status_1(
 ) -> None:
     """The second of three scenarios fails: the first is complete, the third is not begun."""
 
-    def take(dump: scenario.Dump, command: list[str], directory: Path, say: dumping.Say) -> str:
+    def take(
+        dump: scenario.Dump, command: list[str], directory: Path, say: dumping.Say, patience: int
+    ) -> str:
         if "x86_64-6.12" in directory.name:
             raise problem
-        return fake_dump(dump, command, directory, say)
+        return fake_dump(dump, command, directory, say, patience)
 
     monkeypatch.setattr(dumping, "take", take)
     names = ["x86_64-6.1", "x86_64-6.12", "x86_64-7.2"]

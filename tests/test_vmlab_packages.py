@@ -118,8 +118,8 @@ def test_lists_that_could_not_be_fetched_are_not_taken_for_fetched(
 
 
 def test_the_machine_s_own_apt_is_left_alone(tmp_path: Path, fakes: Fakes) -> None:
-    """State, lists, caches and configuration are in the cache; both architectures are named."""
-    apt = Apt(tmp_path / "cache", "amd64", ["sid"], print, "http://m.invalid/", ["arm64"])
+    """State, lists, caches and configuration are in the cache; there is one architecture."""
+    apt = Apt(tmp_path / "cache", "arm64", ["sid"], print, "http://m.invalid/")
     apt.update()
     words = (fakes.home / "log").read_text().split()
     settings = [word.partition("=") for before, word in itertools.pairwise(words) if before == "-o"]
@@ -134,10 +134,10 @@ def test_the_machine_s_own_apt_is_left_alone(tmp_path: Path, fakes: Fakes) -> No
     )
     assert {f"Dir::{name}" for name in wanted} <= set(found)
     assert all(Path(value).is_relative_to(apt.state) for value in found.values())
-    assert [value for key, _, value in settings if key == "APT::Architectures::"] == [
-        "amd64",
-        "arm64",
-    ]
+    names = {"APT::Architecture", "APT::Architectures::"}
+    assert {key: value for key, _, value in settings if key in names} == dict.fromkeys(
+        names, "arm64"
+    )
     assert (apt.state / "status").read_text() == "", "no package is installed"
 
 
@@ -228,7 +228,7 @@ def test_a_pattern_for_nothing_is_told_with_what_there_is(
 
 INSTALLS = """\
 NOTE: This is only a simulation!
-Inst libc6:arm64 (2.36-9 Debian:12.5/stable [arm64]) [gcc:amd64 on libc6:arm64]
+Inst libc6 (2.36-9 Debian:12.5/stable [amd64]) [gcc:amd64 on libc6:amd64]
 Inst gcc (4:12.2.0-3 Debian:12.5/stable, Debian:12/updates [amd64])
 Inst linux-image-6.1.0-9-amd64 (6.1.27-1~deb11+u1 Debian-Security:12/stable-security [amd64]) []
 Inst tzdata (2024a-0 Debian:12/stable [all])
@@ -237,7 +237,7 @@ Remv nothing [1.0]
 """
 CLOSURE = [
     ("gcc", "4:12.2.0-3"),
-    ("libc6:arm64", "2.36-9"),
+    ("libc6", "2.36-9"),
     ("linux-image-6.1.0-9-amd64", "6.1.27-1~deb11+u1"),
     ("tzdata", "2024a-0"),
 ]
@@ -252,11 +252,11 @@ def test_what_an_installation_would_take(tmp_path: Path, fakes: Fakes) -> None:
 
 
 def test_packages_are_fetched_once(tmp_path: Path, fakes: Fakes) -> None:
-    """Epochs, tildes and foreign architectures are found again in the cache under apt's names."""
-    apt = fetchable(tmp_path, fakes, *(name.partition(":")[0] for name, _ in CLOSURE))
+    """Epochs and tildes are found again in the cache under apt's names."""
+    apt = fetchable(tmp_path, fakes, *(name for name, _ in CLOSURE))
     names = [
         "gcc_4%3a12.2.0-3_amd64.deb",
-        "libc6_2.36-9_arm64.deb",
+        "libc6_2.36-9_amd64.deb",
         "linux-image-6.1.0-9-amd64_6.1.27-1~deb11+u1_amd64.deb",
         "tzdata_2024a-0_amd64.deb",
     ]
@@ -270,15 +270,13 @@ def test_packages_are_fetched_once(tmp_path: Path, fakes: Fakes) -> None:
 
 def test_another_architecture_s_package_is_not_taken(tmp_path: Path, fakes: Fakes) -> None:
     """The same name and version exist once for each architecture."""
-    apt = fetchable(tmp_path, fakes, "libc6")
-    for item in (("libc6", "2.36"), ("libc6:arm64", "2.36")):
-        apt.fetch([item])
-    assert fakes.calls() == [
-        "apt-get download -qq libc6=2.36",
-        "apt-get download -qq libc6:arm64=2.36",
-    ]
-    both = apt.fetch([("libc6:arm64", "2.36"), ("libc6", "2.36")])
-    assert [path.name for path in both] == ["libc6_2.36_arm64.deb", "libc6_2.36_amd64.deb"]
+    own = fetchable(tmp_path, fakes, "libc6")
+    other = make_apt(tmp_path, mirror="http://mirror.invalid/debian", architecture="arm64")
+    for apt in (own, other):
+        assert [file.name for file in apt.fetch([("libc6", "2.36")])] == [
+            f"libc6_2.36_{apt.architecture}.deb"
+        ]
+    assert fakes.calls() == 2 * ["apt-get download -qq libc6=2.36"]
 
 
 def test_many_packages_are_fetched_a_few_at_a_time(tmp_path: Path, fakes: Fakes) -> None:

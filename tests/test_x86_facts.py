@@ -217,9 +217,9 @@ def test_a_note_that_is_cut_short_has_no_registers(running: Task) -> None:
     assert crash_registers(dump)(running) is None
 
 
-def test_registers_are_those_of_the_files_notes(scanned: Scanned) -> None:
+def test_registers_are_those_of_the_files_notes(scanned_x86: Scanned) -> None:
     """For every CPU of a real dump: the registers are the note's at the CPU's place."""
-    kernel = scanned.kernel
+    kernel = scanned_x86.kernel
     start = offsetof(kernel.prog.type("struct elf_prstatus"), "pr_reg")
     dump = opened_dump(kernel.prog)
     assert dump is not None
@@ -235,9 +235,9 @@ def test_registers_are_those_of_the_files_notes(scanned: Scanned) -> None:
         assert found == {name: saved[PT_REGS.index(name)] for name in REGISTERS}
 
 
-def test_drgn_gives_the_same_registers(scanned: Scanned) -> None:
+def test_drgn_gives_the_same_registers(scanned_x86: Scanned) -> None:
     """drgn, which is asked where there are no notes, agrees with them."""
-    kernel = scanned.kernel
+    kernel = scanned_x86.kernel
     for task in kernel.tasks:
         if task.on_cpu and isinstance(kernel.cpu_registers, CrashRegisters):
             assert kernel.cpu_registers._from_drgn(task) in (None, kernel.cpu_registers(task))

@@ -54,8 +54,8 @@ class Built:
     modules: dict[str, bytes]
 
 
-def build(root: Path, machine: MachineType, release: str, say: Say) -> Built:
-    """Compile programs and modules inside a build root."""
+def build(root: Path, guest: Path, machine: MachineType, release: str, say: Say) -> Built:
+    """Compile programs and modules inside a build root; busybox is the guest's."""
     with workspace(root) as directory:
         shutil.copytree(GUEST, directory, dirs_exist_ok=True)
         inside = Path("/") / directory.name
@@ -73,7 +73,7 @@ def build(root: Path, machine: MachineType, release: str, say: Say) -> Built:
         return Built(
             programs={
                 "states": (directory / "states").read_bytes(),
-                "busybox": (root / "usr/bin/busybox").read_bytes(),
+                "busybox": (guest / "usr/bin/busybox").read_bytes(),
             },
             modules={p.name: p.read_bytes() for p in directory.glob("module/*.ko")},
         )

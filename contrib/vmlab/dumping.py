@@ -27,18 +27,21 @@ SECTOR = 512
 DUMPED = re.compile(r"vmlab: dumped (\d+) bytes")
 
 
-def take(dump: Dump, command: list[str], directory: Path, say: Say) -> str:
-    """Boot the guest and leave its dump as "vmcore"; returns the verdicts' rows."""
+def take(dump: Dump, command: list[str], directory: Path, say: Say, patience: int = 1) -> str:
+    """Boot the guest and leave its dump as "vmcore"; returns the verdicts' rows.
+
+    Patience multiplies the time that it has.
+    """
     ways = {"qmp": _by_qmp, "kdump": _by_kdump}
     say("booting")
-    return ways[dump.how](dump, command, directory, say)
+    return ways[dump.how](dump, command, directory, say, patience)
 
 
-def _by_qmp(dump: Dump, command: list[str], directory: Path, say: Say) -> str:
+def _by_qmp(dump: Dump, command: list[str], directory: Path, say: Say, patience: int) -> str:
     output = directory / "vmcore"
     with guest.running(command, directory / "console.log", say) as running:
-        address = _announced(running)
-        running.wait_until_ready(address, VERDICT_SECONDS)
+        address = _announced(running, patience)
+        running.wait_until_ready(address, VERDICT_SECONDS * patience)
         rows = oracle.read_rows(running.read_physical, address)
         say("dumping")
         running.qmp.dump(output, dump.format)
@@ -61,21 +64,21 @@ def _reassemble(dump: Path) -> None:
     draft.replace(dump)
 
 
-def _by_kdump(dump: Dump, command: list[str], directory: Path, say: Say) -> str:
+def _by_kdump(dump: Dump, command: list[str], directory: Path, say: Say, patience: int) -> str:
     with _disk(directory / "disk") as disk:
         file = str(disk).replace(",", ",,")
         drive = f"if=none,id=disk,format=raw,file={file}"
         command = [*command, "-drive", drive, "-device", "nvme,drive=disk,serial=vmlab"]
         with guest.running(command, directory / "console.log", say) as running:
-            address = _announced(running)
-            found = running.wait_for(DUMPED, VERDICT_SECONDS + CRASH_SECONDS)
+            address = _announced(running, patience)
+            found = running.wait_for(DUMPED, (VERDICT_SECONDS + CRASH_SECONDS) * patience)
         _extract(disk, directory / "vmcore", int(found[1]))
     return oracle.read_dump(directory / "vmcore", address)
 
 
-def _announced(running: guest.Guest) -> int:
+def _announced(running: guest.Guest, patience: int) -> int:
     """The physical address of the oracle's header."""
-    return int(running.wait_for(guest.ANNOUNCEMENT, BOOT_SECONDS)[1], 16)
+    return int(running.wait_for(guest.ANNOUNCEMENT, BOOT_SECONDS * patience)[1], 16)
 
 
 @contextmanager

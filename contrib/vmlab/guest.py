@@ -21,7 +21,8 @@ from .qmp import Qmp, QmpError, QmpLost
 MAGIC = b"VMLAB-ORACLE-01\0"
 POLL_SECONDS = 0.2
 ARMED, READY, OVERFLOW = 1, 2, 3
-HEADER = struct.Struct("16sQQQQ")  # magic, state, length, page size, page count
+# Little-endian on every machine: magic, state, length, page size, page count.
+HEADER = struct.Struct("<16sQQQQ")
 ANNOUNCEMENT = re.compile(r"vmlab: oracle header at physical (0x[0-9a-f]+)")
 FAILURE = re.compile(r"vmlab: failed:(.*)|Kernel panic - not syncing: (?!vmlab:)(.*)")
 

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,15 +14,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from drgn_reliable import DumpError
+from drgn_reliable.files.notes import find_vmcoreinfo
+from drgn_reliable.opening import inspect_dump
+
 from . import dumping, verdicts
 from .build import Kernel, build
+from .kernelbuild import built_root
 from .machines import MACHINES, MachineType
 from .pack import pack
 from .packages import Apt, PackageError, run
-from .roots import build_root, kernel_root
+from .roots import build_root, cross_root, guest_root, kernel_root, program_of, qemu_root
 from .scenario import Scenario, ScenarioError
 
 Say = Callable[[str], None]
+VMCOREINFO = re.compile(r"vmlab: VMCOREINFO at physical (0x[0-9a-f]+), (0x[0-9a-f]+) bytes")
 
 
 @dataclass(frozen=True)
@@ -39,16 +47,17 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     if output.exists():
         raise ScenarioError(f"{output} exists already")
     machine = MACHINES[scenario.architecture]
-    emulator = version_of(machine.qemu)
+    qemu = emulator(scenario, machine, options, say)
+    version = version_of(qemu)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         kernel = prepare(scenario, machine, unfinished / "initramfs", options, say)
         command = qemu_command(scenario, machine, kernel, unfinished / "initramfs", options)
-        rows = dumping.take(scenario.dump, command, unfinished, say)
+        rows = dumping.take(scenario.dump, [*qemu, *command[1:]], unfinished, say, machine.patience)
         (unfinished / "oracle.txt").write_bytes(rows.encode(errors="surrogateescape"))
         (unfinished / "initramfs").unlink()
-        how = {"qemu": emulator, "accelerator": "kvm" if options.kvm else "tcg"}
+        how = {"qemu": version, "accelerator": "kvm" if options.kvm else "tcg"}
         manifest = describe(scenario, kernel, how, unfinished, rows)
         (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         unfinished.chmod(0o755)
@@ -62,32 +71,67 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     return manifest
 
 
-def version_of(qemu: str) -> str:
+def emulator(scenario: Scenario, machine: MachineType, options: Options, say: Say) -> list[str]:
+    """What runs QEMU: this machine's, or that of packages."""
+    if not machine.qemu_packages:
+        return [machine.qemu]
+    apt = Apt(options.cache, options.host, scenario.suites, say, options.mirror)
+    apt.update(options.refresh)
+    root = qemu_root(apt, options.cache, machine.qemu_packages)
+    return [*program_of(root, machine.qemu), "-L", str(root / "usr/share/qemu")]
+
+
+def version_of(qemu: Sequence[str]) -> str:
     """What QEMU calls itself; asked before anything else, for it may not be there."""
-    return run([qemu, "--version"]).partition("\n")[0]
+    return run([*qemu, "--version"]).partition("\n")[0]
 
 
 def prepare(
     scenario: Scenario, machine: MachineType, initramfs: Path, options: Options, say: Say
 ) -> Kernel:
     """Fetch packages, compile, pack: everything that may need the network."""
-    cache, own = options.cache, machine.debian == options.host
+    get = compiled_kernel if scenario.build else packaged_kernel
+    kernel, root, guest = get(scenario, machine, options, say)
+    say(f"kernel {kernel.release}")
+    built = build(root, guest, machine, kernel.release, say)
+    initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
+    return kernel
+
+
+def packaged_kernel(
+    scenario: Scenario, machine: MachineType, options: Options, say: Say
+) -> tuple[Kernel, Path, Path]:
+    """A distribution's kernel, the root in which to compile for it, and that of the guest."""
+    cache = options.cache
     target = Apt(cache, machine.debian, scenario.suites, say, options.mirror)
     target.update(options.refresh)
     release = target.newest("linux-image-", scenario.kernel)
-    say(f"kernel {release}")
     kernel = Kernel(release, kernel_root(target, cache, release))
-    host, headers = target, f"linux-headers-{release}"
-    if not own:
-        foreign = [machine.debian]
-        host = Apt(cache, options.host, scenario.suites, say, options.mirror, foreign)
-        host.update(options.refresh)
-        headers += f":{machine.debian}"
-    more = ("makedumpfile",) if scenario.dump.how == "kdump" else ()
-    root = build_root(host, cache, headers, (*machine.cross_packages, *more))
-    built = build(root, machine, release, say)
-    initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
-    return kernel
+    headers = f"linux-headers-{release}"
+    if machine.debian == options.host:
+        more = ("makedumpfile",) if scenario.dump.how == "kdump" else ()
+        root = build_root(target, cache, headers, (*machine.cross_packages, *more))
+        return kernel, root, root
+    host = Apt(cache, options.host, scenario.suites, say, options.mirror)
+    host.update(options.refresh)
+    root = cross_root(host, target, cache, headers, machine.cross_packages)
+    return kernel, root, guest_root(target, cache)
+
+
+def compiled_kernel(
+    scenario: Scenario, machine: MachineType, options: Options, say: Say
+) -> tuple[Kernel, Path, Path]:
+    """The same of a kernel of a configuration of ours, which is in the root it was compiled in."""
+    cache = options.cache
+    host = Apt(cache, options.host, scenario.suites, say, options.mirror)
+    host.update(options.refresh)
+    source = "linux-source-" + host.newest("linux-source-", scenario.kernel)
+    release, root = built_root(host, cache, machine, source, scenario.build)
+    if machine.debian == options.host:
+        return Kernel(release, root), root, root
+    target = Apt(cache, machine.debian, scenario.suites, say, options.mirror)
+    target.update(options.refresh)
+    return Kernel(release, root), root, guest_root(target, cache)
 
 
 def qemu_command(
@@ -122,9 +166,26 @@ def describe(
         "scenario": asdict(scenario),
         **how,
         "verdicts": verdicts.counts(verdicts.parse(rows)),
+        "vmcoreinfo": vmcoreinfo_of(directory),
         "size": dump.stat().st_size,
         "sha256": {name: _sha256(directory / name) for name in ("vmcore", "oracle.txt")},
     }
+
+
+def vmcoreinfo_of(directory: Path) -> dict[str, Any]:
+    """Whether the dump has a VMCOREINFO note, and where in memory the kernel keeps that note.
+
+    A reader that needs it finds it there when the file has none: QEMU writes none for some
+    architectures, and none for the others unless the guest gave it one.
+    """
+    note = False
+    with contextlib.suppress(DumpError):
+        file = inspect_dump(str(directory / "vmcore")).file
+        note = find_vmcoreinfo(file.notes, little_endian=file.little_endian) is not None
+    console = directory / "console.log"
+    said = VMCOREINFO.search(console.read_text(errors="replace"))
+    place = {"physical": said[1], "bytes": int(said[2], 16)} if said else {}
+    return {"note": note, **place}
 
 
 def _sha256(path: Path) -> str:

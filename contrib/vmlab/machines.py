@@ -19,6 +19,9 @@ class MachineType:
     cpu: str
     console: str
     arguments: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()  # of the kernel's own, to load first
+    patience: int = 1  # how much longer than x86_64 it takes
+    qemu_packages: tuple[str, ...] = ()  # its own QEMU, for this machine's does not know it
 
 
 MACHINES = {
@@ -34,5 +37,57 @@ MACHINES = {
         cpu="max,-cx16",
         console="ttyS0",
         arguments=("-device", "vmcoreinfo"),
+        modules=("qemu_fw_cfg",),
+    ),
+    "aarch64": MachineType(
+        debian="arm64",
+        kbuild="arm64",
+        cross="aarch64-linux-gnu-",
+        cross_packages=("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"),
+        qemu="qemu-system-aarch64",
+        type="virt,gic-version=3",
+        cpu="max,pauth-impdef=on",
+        console="ttyAMA0",
+        arguments=("-device", "vmcoreinfo"),
+        modules=("qemu_fw_cfg",),
+        patience=3,
+    ),
+    # QEMU's dumps of these two have no VMCOREINFO note.
+    "s390x": MachineType(
+        debian="s390x",
+        kbuild="s390",
+        cross="s390x-linux-gnu-",
+        cross_packages=("gcc-s390x-linux-gnu", "libc6-dev-s390x-cross"),
+        qemu="qemu-system-s390x",
+        type="s390-ccw-virtio",
+        cpu="max",
+        console="ttysclp0",
+        patience=3,
+    ),
+    "ppc64le": MachineType(
+        debian="ppc64el",
+        kbuild="powerpc",
+        cross="powerpc64le-linux-gnu-",
+        cross_packages=("gcc-powerpc64le-linux-gnu", "libc6-dev-ppc64el-cross"),
+        qemu="qemu-system-ppc64",
+        type="pseries",
+        cpu="power9",
+        console="hvc0",
+        patience=3,
+    ),
+    # Debian's own kernel has neither ORC nor a reliable walk: see configs/loongarch64.
+    "loongarch64": MachineType(
+        debian="loong64",
+        kbuild="loongarch",
+        cross="loongarch64-linux-gnu-",
+        cross_packages=("gcc-loongarch64-linux-gnu", "libc6-dev-loong64-cross"),
+        qemu="qemu-system-loongarch64",
+        qemu_packages=("qemu-system-misc",),
+        type="virt",
+        cpu="max",
+        console="ttyS0",
+        arguments=("-device", "vmcoreinfo"),
+        modules=("qemu_fw_cfg",),
+        patience=3,
     ),
 }

@@ -36,7 +36,7 @@ def read_rows(read: Read, address: int) -> str:
     if length > page_size * page_count:
         raise OracleError(f"{length} bytes do not fit {page_count} pages")
     table = read(address + HEADER.size, 8 * page_count)
-    pages = struct.unpack(f"{page_count}Q", table)
+    pages = struct.unpack(f"<{page_count}Q", table)
     needed = pages[: -(-length // page_size)]
     text = b"".join(read(page, page_size) for page in needed)
     return text[:length].decode(errors="surrogateescape")

@@ -22,7 +22,8 @@ def pack(
 ) -> bytes:
     """The guest's initramfs."""
     image = _image(built, "init")
-    modules = {**built.modules, "qemu_fw_cfg.ko": kernel.module("qemu_fw_cfg")}
+    own = {f"{name}.ko": kernel.module(name) for name in machine.modules}
+    modules = {**built.modules, **own}
     for name, data in sorted(modules.items()):
         image.file(f"lib/vmlab/{name}", data)
     settings = _settings(scenario.workload)

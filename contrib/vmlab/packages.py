@@ -8,13 +8,15 @@ list of packages a root needs. The mirror is the machine's own, or an option.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import fnmatch
 import hashlib
 import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 Say = Callable[[str], None]
@@ -43,19 +45,24 @@ class Apt:
         suites: Sequence[str],
         say: Say,
         mirror: str | None = None,
-        foreign: Sequence[str] = (),
     ) -> None:
         self.say, self.architecture = say, architecture
         self.archives = cache / "packages"
-        key = hashlib.sha256(repr((architecture, suites, mirror, foreign)).encode())
+        key = hashlib.sha256(repr((architecture, suites, mirror)).encode())
         self.state = cache / "apt" / f"{architecture}-{'-'.join(suites)}-{key.hexdigest()[:8]}"
-        self._options = self._make_options(architecture, foreign)
+        self._options = self._make_options(architecture)
         self._suites, self._mirror = suites, mirror
 
     def update(self, again: bool = False) -> None:
         """Fetch the lists of packages, once."""
         done = self.state / "updated"
-        if done.exists() and not again:
+        if not done.exists() or again:
+            self.state.mkdir(parents=True, exist_ok=True)
+            with _locked(self.state):
+                self._update(done, again)
+
+    def _update(self, done: Path, again: bool) -> None:
+        if done.exists() and not again:  # another process was faster
             return
         for directory in ("lists/partial", "etc/empty", "cache"):
             (self.state / directory).mkdir(parents=True, exist_ok=True)
@@ -94,23 +101,29 @@ class Apt:
         for start in range(0, len(missing), BATCH):
             batch = [f"{name}={version}" for name, version in missing[start : start + BATCH]]
             self.say(f"fetching packages: {start} of {len(missing)} done")
-            self._apt("apt-get", "download", "-qq", *batch, cwd=self.archives)
+            self._download(batch)
         files = [self._cached(item) for item in packages]
         if None in files:
             name, version = packages[files.index(None)]
             raise PackageError(f"apt did not leave {name} {version} in the cache")
         return [file for file in files if file]
 
+    def _download(self, batch: Sequence[str]) -> None:
+        """Download, and show the files only when they are whole: others look for them, too."""
+        with tempfile.TemporaryDirectory(prefix=".apt-", dir=self.archives) as directory:
+            self._apt("apt-get", "download", "-qq", *batch, cwd=Path(directory))
+            for file in Path(directory).iterdir():
+                file.rename(self.archives / file.name)
+
     def _cached(self, item: tuple[str, str]) -> Path | None:
-        name, _, architecture = item[0].partition(":")
-        start = f"{name}_{item[1].replace(':', '%3a')}"
-        kinds = (architecture or self.architecture, "all")
-        files = [self.archives / f"{start}_{kind}.deb" for kind in kinds]
+        start = f"{item[0]}_{item[1].replace(':', '%3a')}"
+        files = [self.archives / f"{start}_{kind}.deb" for kind in (self.architecture, "all")]
         return next(filter(Path.exists, files), None)
 
-    def _make_options(self, architecture: str, foreign: Sequence[str]) -> list[str]:
+    def _make_options(self, architecture: str) -> list[str]:
         settings = {
             "APT::Architecture": architecture,
+            "APT::Architectures::": architecture,
             "Dir::State": self.state,
             "Dir::State::lists": self.state / "lists",
             "Dir::State::status": self.state / "status",
@@ -124,7 +137,6 @@ class Apt:
             "Debug::NoLocking": "1",
         }
         options = [f"{key}={value}" for key, value in settings.items()]
-        options += [f"APT::Architectures::={name}" for name in (architecture, *foreign)]
         return [part for option in options for part in ("-o", option)]
 
     def _sources(self) -> str:
@@ -167,6 +179,17 @@ def configured_mirrors() -> dict[str, str]:
             if not match["codename"].endswith("-security"):
                 mirrors.setdefault("", match["uri"])
     return mirrors
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Alone in a directory, among those who ask for that."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def unpack(files: Sequence[Path], root: Path) -> None:

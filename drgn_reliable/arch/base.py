@@ -92,6 +92,10 @@ class KernelFacts:
     registers: ClassVar[Mapping[str, str]]
     """The members of ``struct pt_regs`` that are used, and what drgn calls these registers."""
 
+    file_has_pc: ClassVar[bool] = True
+    """Whether QEMU's notes have the program counter: for LoongArch they have the exception return
+    address in its place."""
+
     fork_returns: ClassVar[tuple[str, ...]] = ("ret_from_fork",)
 
     def __init__(self, prog: Program, symbols: Symbols) -> None:

@@ -17,7 +17,7 @@ from drgn_reliable.arch.x86_unwinder import X86Unwinder, in_user_mode
 from drgn_reliable.memory import MASK
 from drgn_reliable.model import CodeKind, End, FoundBy, Walk
 from drgn_reliable.symbols import Symbols
-from drgn_reliable.tables.orc import FRAME_POINTER_RULE, Base, OrcTables, Rule, Shape
+from drgn_reliable.tables.orc import FRAME_POINTER_RULE, Base, OrcTables, Rule, Shape, orc_format
 from drgn_reliable.tasks import Task
 from drgn_reliable.text import lookup_address
 
@@ -63,7 +63,7 @@ class OrcUnwinder(X86Unwinder[OrcState]):
     def __init__(
         self,
         parts: Parts,
-        orc: OrcTables,
+        orc: OrcTables[Rule],
         *,
         initialised: bool = True,
         frame_pointers: bool = False,
@@ -83,7 +83,7 @@ class OrcUnwinder(X86Unwinder[OrcState]):
 
         :raises MissingInformation: if a symbol or type is missing.
         """
-        orc = OrcTables(parts.prog, symbols, parts.text)
+        orc = OrcTables(parts.prog, symbols, parts.text, orc_format(parts.prog, symbols))
         return cls(
             parts,
             orc,
@@ -344,7 +344,7 @@ def _flag(prog: Program, address: int | None) -> bool:
         return True
 
 
-def _built_with_frame_pointers(orc: OrcTables, symbols: Symbols) -> bool:
+def _built_with_frame_pointers(orc: OrcTables[Rule], symbols: Symbols) -> bool:
     """The configuration is rarely in a dump, but with CONFIG_FRAME_POINTER every C function's
     frame is found from BP."""
     votes = []

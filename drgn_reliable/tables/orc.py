@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""ORC unwind tables: every x86_64 layout, one rule type.
+"""ORC unwind tables: how they are searched, and every x86_64 layout in one rule type.
 
 objtool writes for each range of text how to find the caller's frame from there. The tables stay
 in kernel memory: an array of self-relative addresses and beside it an array of 6-byte entries.
@@ -14,7 +14,7 @@ import bisect
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from drgn import FaultError, Program
 
@@ -23,7 +23,16 @@ from drgn_reliable.memory import MASK
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.text import Text
 
-__all__ = ("FRAME_POINTER_RULE", "Base", "OrcFormat", "OrcTables", "Rule", "Shape", "orc_format")
+__all__ = (
+    "FRAME_POINTER_RULE",
+    "Base",
+    "EntryFormat",
+    "OrcFormat",
+    "OrcTables",
+    "Rule",
+    "Shape",
+    "orc_format",
+)
 
 
 class Base(IntEnum):
@@ -82,6 +91,37 @@ NULL_CALL_RULE = Rule(Shape.CALL, False, Base.SP, 8, Base.UNDEFINED, 0)
 pushed."""
 
 
+R_co = TypeVar("R_co", covariant=True)
+
+
+class EntryFormat(Protocol[R_co]):
+    """How the entries of an architecture's tables are to be read."""
+
+    @property
+    def name(self) -> str:
+        """What it goes by, for people."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of an entry."""
+        ...
+
+    @property
+    def null_call(self) -> R_co:
+        """The rule for a program counter of 0, a call through a null pointer."""
+        ...
+
+    @property
+    def frame_pointer(self) -> R_co:
+        """The rule for code that keeps a frame pointer."""
+        ...
+
+    def decode(self, entry: bytes) -> R_co:
+        """The rule of an entry."""
+        ...
+
+
 class OrcFormat(NamedTuple):
     """The layout of an entry's flag bits. ``sp_reg`` is in bits 0-3 and ``bp_reg`` in 4-7."""
 
@@ -95,6 +135,21 @@ class OrcFormat(NamedTuple):
     end_bit: int | None
     """Tells the end of a stack from missing data where ``sp_reg`` is undefined; None where the
     type says so."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of an entry."""
+        return 6
+
+    @property
+    def null_call(self) -> Rule:
+        """See :class:`EntryFormat`."""
+        return NULL_CALL_RULE
+
+    @property
+    def frame_pointer(self) -> Rule:
+        """See :class:`EntryFormat`."""
+        return FRAME_POINTER_RULE
 
     def decode(self, entry: bytes) -> Rule:
         """The rule of one 6-byte entry."""
@@ -188,7 +243,6 @@ def orc_format(prog: Program, symbols: Symbols) -> OrcFormat:
 
 _BLOCK = 256
 """Bytes of text for each slot of ``orc_lookup`` (``LOOKUP_BLOCK_SIZE``)."""
-_ENTRY_SIZE = 6
 _SHORT_TABLE = 256
 """Entries: more than a block of text has."""
 
@@ -200,11 +254,12 @@ class _Table:
     binary search touches.
     """
 
-    def __init__(self, prog: Program, ip: int, entries: int, count: int) -> None:
+    def __init__(self, prog: Program, ip: int, entries: int, count: int, entry_size: int) -> None:
         self._prog = prog
         self._ip = ip
         self._entries = entries
         self._count = count
+        self._entry_size = entry_size
 
     def _address(self, index: int) -> int:
         place = self._ip + 4 * index & MASK
@@ -227,21 +282,26 @@ class _Table:
             i = bisect.bisect_right(self._addresses(), address)
         else:
             i = bisect.bisect_right(range(self._count), address, key=self._address)
-        place = self._entries + max(0, i - 1) * _ENTRY_SIZE & MASK
-        entry: bytes = self._prog.read(place, _ENTRY_SIZE)
+        place = self._entries + max(0, i - 1) * self._entry_size & MASK
+        entry: bytes = self._prog.read(place, self._entry_size)
         return entry
 
 
-class OrcTables:
+R = TypeVar("R")
+
+
+class OrcTables(Generic[R]):
     """``orc_find()``: the rule for any address, from the table that the kernel would consult.
 
-    :raises UnsupportedKernel, MissingInformation: see :func:`orc_format`.
+    :raises MissingInformation: if the kernel lacks a symbol of the tables.
     """
 
-    def __init__(self, prog: Program, symbols: Symbols, text: Text) -> None:
+    def __init__(
+        self, prog: Program, symbols: Symbols, text: Text, format_: EntryFormat[R]
+    ) -> None:
         self._prog = prog
         self._text = text
-        self.format = orc_format(prog, symbols)
+        self.format = format_
         self._ip = symbols.required("__start_orc_unwind_ip")
         self._orc = symbols.required("__start_orc_unwind")
         self._count = (symbols.required("__stop_orc_unwind_ip") - self._ip) // 4
@@ -252,13 +312,13 @@ class OrcTables:
             symbols.address("ftrace_regs_caller"),
         )
 
-    def find(self, address: int) -> Rule | None:
+    def find(self, address: int) -> R | None:
         """The rule for an address, None if there is none.
 
         :raises drgn.FaultError: if the dump lacks the part of the table.
         """
         if address == 0:
-            return NULL_CALL_RULE
+            return self.format.null_call
         if self._text.in_core(address):
             return self._decoded(self._in_block(address))
         if self._text.in_init(address):
@@ -268,10 +328,10 @@ class OrcTables:
             return self._decoded(entry)
         bpf = self._text.generated.bpf(address)
         if bpf and bpf.keeps_frame_pointer(address):
-            return FRAME_POINTER_RULE
+            return self.format.frame_pointer
         return self._in_trampoline(address)
 
-    def _decoded(self, entry: bytes | None) -> Rule | None:
+    def _decoded(self, entry: bytes | None) -> R | None:
         return None if entry is None else self.format.decode(entry)
 
     def _in_block(self, address: int) -> bytes | None:
@@ -287,17 +347,17 @@ class OrcTables:
 
     def _table(self, first: int, count: int) -> _Table:
         """A part of the core kernel's table."""
-        ip, entries = self._ip + 4 * first, self._orc + _ENTRY_SIZE * first
-        return _Table(self._prog, ip, entries, count)
+        size = self.format.size
+        return _Table(self._prog, self._ip + 4 * first, self._orc + size * first, count, size)
 
     def _in_module(self, address: int) -> bytes | None:
         module = self._text.modules.containing(address)
         if module is None or not module.orc or not module.orc_ip:
             return None
-        table = _Table(self._prog, module.orc_ip, module.orc, module.orc_count)
-        return table.find(address)
+        size = self.format.size
+        return _Table(self._prog, module.orc_ip, module.orc, module.orc_count, size).find(address)
 
-    def _in_trampoline(self, address: int) -> Rule | None:
+    def _in_trampoline(self, address: int) -> R | None:
         """A dynamic ftrace trampoline is a copy of code that has entries of its own."""
         trampoline = self._text.generated.ftrace(address)
         source = self._copied_from[trampoline.saves_registers] if trampoline else None

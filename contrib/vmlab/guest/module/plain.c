@@ -138,7 +138,8 @@ static kept void deeper(unsigned int levels)
 #define DEEP_ACT(depth) { "deep" #depth, act_deep##depth }
 
 /* Around 100 entries, where a trace becomes too long for livepatch. */
-DEEP(5) DEEP(86) DEEP(87) DEEP(88) DEEP(89) DEEP(90) DEEP(91) DEEP(92) DEEP(120)
+DEEP(5) DEEP(82) DEEP(83) DEEP(84) DEEP(85) DEEP(86) DEEP(87) DEEP(88)
+DEEP(89) DEEP(90) DEEP(91) DEEP(92) DEEP(120)
 
 const struct act plain_acts[] = {
 	{ "sleep", act_sleep },
@@ -151,7 +152,7 @@ const struct act plain_acts[] = {
 	{ "create", act_create, ACT_THREAD },
 	{ "hurt_deep", act_deep5, ACT_THREAD },
 	{ "hurt_sleep", act_sleep, ACT_THREAD },
-	DEEP_ACT(86), DEEP_ACT(87), DEEP_ACT(88), DEEP_ACT(89), DEEP_ACT(90),
-	DEEP_ACT(91), DEEP_ACT(92), DEEP_ACT(120),
+	DEEP_ACT(82), DEEP_ACT(83), DEEP_ACT(84), DEEP_ACT(85), DEEP_ACT(86), DEEP_ACT(87),
+	DEEP_ACT(88), DEEP_ACT(89), DEEP_ACT(90), DEEP_ACT(91), DEEP_ACT(92), DEEP_ACT(120),
 	{}
 };

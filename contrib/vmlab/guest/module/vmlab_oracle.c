@@ -15,6 +15,7 @@
  */
 #include <linux/cpumask.h>
 #include <linux/init.h>
+#include <linux/kallsyms.h>
 #include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/nmi.h>
@@ -35,14 +36,14 @@
 #define HURT_PREFIX	"hurt"
 #define HURT_VALUE	0x00dead00beef0000UL
 
-/* One page, read by the host through physical memory; all fields native-endian. */
+/* One page, read by the host through physical memory; little-endian on all machines. */
 struct vmlab_header {
 	char magic[16];
-	u64 state;
-	u64 length;		/* bytes of text in the buffer */
-	u64 page_size;
-	u64 page_count;
-	u64 page_address[];	/* physical, one for each page of the buffer */
+	__le64 state;
+	__le64 length;		/* bytes of text in the buffer */
+	__le64 page_size;
+	__le64 page_count;
+	__le64 page_address[];	/* physical, one for each page of the buffer */
 };
 
 static unsigned int buffer_kb = 1024;
@@ -70,6 +71,11 @@ static size_t rows_size, rows_used;
 static unsigned long entries[MAX_ENTRIES];
 static struct proc_dir_entry *proc_entry;
 
+static void set_state(u64 state)
+{
+	WRITE_ONCE(header->state, cpu_to_le64(state));
+}
+
 /* ---- rows ---- */
 
 static __printf(1, 2) void put(const char *format, ...)
@@ -81,7 +87,7 @@ static __printf(1, 2) void put(const char *format, ...)
 	va_end(args);
 	if (rows_used >= rows_size) {	/* truncated: say so, never wrap */
 		rows_used = rows_size - 1;
-		WRITE_ONCE(header->state, VMLAB_OVERFLOW);
+		set_state(VMLAB_OVERFLOW);
 	}
 }
 
@@ -97,9 +103,9 @@ static void judge(const char *kind, struct task_struct *task)
 {
 	unsigned long switches = task->nvcsw + task->nivcsw;
 	int on_cpu = READ_ONCE(task->on_cpu);
-	int verdict = -EBUSY;
+	int verdict = save_reliable ? -EBUSY : -ENOSYS;
 
-	if (!on_cpu)
+	if (save_reliable && !on_cpu)
 		verdict = save_reliable(task, entries, MAX_ENTRIES);
 	put("T %s %lx %d %d %lu %d %u %d ", kind, (unsigned long)task, task->pid,
 	    task->tgid, switches, on_cpu, READ_ONCE(task->__state), verdict);
@@ -134,7 +140,7 @@ static void hurt(struct task_struct *task)
 {
 	unsigned long *word = task_stack_page(task);
 	unsigned long *end = (void *)word + THREAD_SIZE;
-	int count = save_reliable(task, entries, MAX_ENTRIES);
+	int count = save_reliable ? save_reliable(task, entries, MAX_ENTRIES) : 0;
 	unsigned long victim;
 
 	if (count < 3)
@@ -172,10 +178,10 @@ static int stopped(void *unused)
 		if (hurting)
 			hurt_the_willing();
 		put("END\n");
-		header->length = rows_used;
+		header->length = cpu_to_le64(rows_used);
 		smp_wmb();
-		if (header->state == VMLAB_ARMED)
-			WRITE_ONCE(header->state, VMLAB_READY);
+		if (header->state == cpu_to_le64(VMLAB_ARMED))
+			set_state(VMLAB_READY);
 		if (crashing)
 			panic("vmlab: the verdicts are taken");
 	}
@@ -201,20 +207,25 @@ static const struct proc_ops trigger_ops = {
 /* ---- finding what is not exported ---- */
 
 /*
- * A kprobe tells an address; with IBT or a global entry point it lies past the
- * symbol, so the function is asked for its own name again.
+ * A kprobe tells an address. With IBT or a global entry point it lies past the symbol,
+ * where a module must not always enter, so the kernel is asked how far.
  */
 static int find_lookup_name(void)
 {
 	struct kprobe probe = { .symbol_name = "kallsyms_lookup_name" };
 	int error = register_kprobe(&probe);
+	unsigned long address, offset;
+	char text[KSYM_SYMBOL_LEN];
 
 	if (error)
 		return error;
-	lookup_name = (void *)probe.addr;
+	address = (unsigned long)probe.addr;
 	unregister_kprobe(&probe);
-	lookup_name = (void *)lookup_name("kallsyms_lookup_name");
-	return lookup_name ? 0 : -ENOENT;
+	sprint_symbol(text, address);
+	if (sscanf(text, "kallsyms_lookup_name+%lx", &offset) != 1)
+		return -ENOENT;
+	lookup_name = (void *)(address - offset);
+	return 0;
 }
 
 static int find_functions(void)
@@ -226,7 +237,7 @@ static int find_functions(void)
 	save_reliable = (void *)lookup_name("stack_trace_save_tsk_reliable");
 	save_plain = (void *)lookup_name("stack_trace_save_tsk");
 	idle_of = (void *)lookup_name("idle_task");
-	return save_reliable && save_plain && idle_of ? 0 : -ENOENT;
+	return save_plain && idle_of ? 0 : -ENOENT;	/* not all have the reliable walk */
 }
 
 static int make_buffer(void)
@@ -242,12 +253,12 @@ static int make_buffer(void)
 	if (!header || !rows)
 		return -ENOMEM;
 	memcpy(header->magic, VMLAB_MAGIC, sizeof(header->magic));
-	header->page_size = PAGE_SIZE;
-	header->page_count = page_count;
+	header->page_size = cpu_to_le64(PAGE_SIZE);
+	header->page_count = cpu_to_le64(page_count);
 	for (i = 0; i < page_count; i++)
 		header->page_address[i] =
-			PFN_PHYS(vmalloc_to_pfn(rows + i * PAGE_SIZE));
-	header->state = VMLAB_ARMED;
+			cpu_to_le64(PFN_PHYS(vmalloc_to_pfn(rows + i * PAGE_SIZE)));
+	set_state(VMLAB_ARMED);
 	return 0;
 }
 

@@ -29,6 +29,17 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
+/* What the kernel calls the function of a system call. */
+#if defined(__x86_64__)
+#define KERNEL_CALL(name) "__x64_sys_" name
+#elif defined(__aarch64__)
+#define KERNEL_CALL(name) "__arm64_sys_" name
+#elif defined(__s390x__)
+#define KERNEL_CALL(name) "__s390x_sys_" name
+#else
+#define KERNEL_CALL(name) "sys_" name
+#endif
+
 struct state {
 	const char *name;	/* becomes the process's name, so 15 characters at most */
 	void (*run)(void);	/* returns only if the state cannot be had */
@@ -75,6 +86,7 @@ void sleep_ms(long ms);
 void give_way(void);			/* lowest priority, for those who spin */
 void write_text(const char *path, const char *text);
 int module_state(const char *name, void *memory, size_t size);
+size_t page_size(void);
 void *new_page(void);			/* zeroed and private */
 void *held_page(void);			/* whoever touches it waits; NULL: cannot be */
 

@@ -261,7 +261,7 @@ static struct bpf_insn nothing[] = { SET(BPF_REG_0, 0), RETURN };
 void state_bpf_fexit(void)
 {
 	if (load_and_attach(nothing, COUNT(nothing), BPF_PROG_TYPE_TRACING,
-			    BPF_TRACE_FEXIT, 0, NULL, "__x64_sys_rt_sigsuspend") >= 0) {
+			    BPF_TRACE_FEXIT, 0, NULL, KERNEL_CALL("rt_sigsuspend")) >= 0) {
 		sigset_t none;
 
 		sigemptyset(&none);
@@ -308,7 +308,7 @@ void state_bpf_spin(void)
 	};
 
 	if (load_and_attach(code, COUNT(code), BPF_PROG_TYPE_TRACING, BPF_TRACE_FENTRY, 0,
-			    NULL, "__x64_sys_getpgid") < 0)
+			    NULL, KERNEL_CALL("getpgid")) < 0)
 		return;
 	give_way();
 	for (;;)

@@ -83,9 +83,14 @@ int module_state(const char *name, void *memory, size_t size)
 	return write(fd, text, strlen(text));
 }
 
+size_t page_size(void)
+{
+	return sysconf(_SC_PAGESIZE);
+}
+
 void *new_page(void)
 {
-	return mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+	return mmap(NULL, page_size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 		    -1, 0);
 }
 

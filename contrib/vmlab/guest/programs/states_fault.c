@@ -15,7 +15,7 @@ void *held_page(void)
 	void *page = new_page();
 
 	range.range.start = (uintptr_t)page;
-	range.range.len = 4096;
+	range.range.len = page_size();
 	if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &range))
 		return NULL;
 	return page;

@@ -169,16 +169,17 @@ void state_ptrace_sys(void)
 /* Stopped by its tracer at a breakpoint, so within an exception. */
 void state_trapped(void)
 {
-#ifdef __x86_64__
 	if (!forked()) {
-		name_child("int3");
+		name_child("trap");
 		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+#ifdef __x86_64__
 		__asm__ volatile("int3");
-		_exit(0);
+#else
+		__builtin_trap();
+#endif
 	}
 	for (;;)
 		pause();
-#endif
 }
 
 /* A system call that waits for another process's decision. */

@@ -55,7 +55,7 @@ void state_spinfault(void)
 
 	give_way();
 	for (;;) {
-		for (i = 0; i < size; i += 4096)
+		for (i = 0; i < size; i += page_size())
 			memory[i] = 1;
 		madvise(memory, size, MADV_DONTNEED);
 	}
