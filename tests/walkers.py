@@ -227,27 +227,32 @@ class FakeKernel:
 
     def task(self, **members: Any) -> Task:
         """The task, asleep unless a test says otherwise."""
-        defaults: dict[str, Any] = {
-            "address": TASK,
-            "pid": 42,
-            "tgid": 42,
-            "cpu": 0,
-            "comm": "task",
-            "run_state": 1,
-            "exit_state": 0,
-            "on_cpu": False,
-            "stack": STACK,
-            "stack_references": 1,
-            "saved_sp": self.sp,
-            "saved_pc": 0,
-            "saved_fp": 0,
-            "ret_stack": 0,
-            "ret_stack_used": 0,
-            "return_hooks": 0,
-            "kind": TaskKind.USER,
-        }
-        named = {name: address(value, self.sp) for name, value in members.items() if name in SAVED}
-        return Task(**{**defaults, **members, **named})
+        return sleeping_task(self.sp, **members)
+
+
+def sleeping_task(sp: int, **members: Any) -> Task:
+    """A task that was switched out at a stack pointer, but for these members."""
+    defaults: dict[str, Any] = {
+        "address": TASK,
+        "pid": 42,
+        "tgid": 42,
+        "cpu": 0,
+        "comm": "task",
+        "run_state": 1,
+        "exit_state": 0,
+        "on_cpu": False,
+        "stack": STACK,
+        "stack_references": 1,
+        "saved_sp": sp,
+        "saved_pc": 0,
+        "saved_fp": 0,
+        "ret_stack": 0,
+        "ret_stack_used": 0,
+        "return_hooks": 0,
+        "kind": TaskKind.USER,
+    }
+    named = {name: address(value, sp) for name, value in members.items() if name in SAVED}
+    return Task(**{**defaults, **members, **named})
 
 
 SAVED = ("saved_sp", "saved_pc", "saved_fp")

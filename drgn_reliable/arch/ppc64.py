@@ -8,6 +8,7 @@ place where copy_thread() begins a stack.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -103,10 +104,10 @@ class Facts(KernelFacts):
         the code of the kernel's walk does: from a frame it loads the back chain, the return
         address and the marker, wherever that is."""
         start = self._symbols.address("arch_stack_walk_reliable")
-        try:
-            code = self._prog.read(start or 0, WALK_SIZE)
-        except FaultError:
-            return self.old_ends
+        code = b""
+        if start is not None:
+            with contextlib.suppress(FaultError):
+                code = self._prog.read(start, WALK_SIZE)
         loaded: dict[int, set[int]] = {}
         for (word,) in struct.iter_unpack("<I", code):
             if word & LOAD_MASK == LOAD:
