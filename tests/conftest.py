@@ -13,6 +13,8 @@ from drgn_reliable import Kernel, TaskReport, open_dump
 from drgn_reliable.report import Scanner
 from tests.dumps import DUMP_6_1, DUMPS, Dump
 
+pytest.register_assert_rewrite("tests.walkers")
+
 CONFORMING = pytest.StashKey[list[str]]()
 """A line for each dump: how many of its tasks are as their kernel says."""
 

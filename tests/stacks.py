@@ -1,69 +1,27 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Hand-written x86_64 stacks: a kernel of a few functions whose unwind rules a test spells out.
 
-A stack is written as the words from the saved stack pointer up to the top. ``"schedule+5"`` is
-an address in a function, :func:`user_regs` and :func:`kernel_regs` are the words of a
-``struct pt_regs``, and :data:`HERE` is the address of the word itself.
+See :mod:`tests.walkers`; :func:`user_regs` and :func:`kernel_regs` are the words of a
+``struct pt_regs``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 from drgn import FaultError
 
-from drgn_reliable.arch.base import Parts, Range
+from drgn_reliable.arch.base import Range
 from drgn_reliable.arch.x86_64 import STARTUP, Facts, vsyscall_page
 from drgn_reliable.arch.x86_orc import OrcUnwinder
-from drgn_reliable.generated import BpfText, KprobePage
-from drgn_reliable.model import TaskKind
-from drgn_reliable.modules import Module, ModuleList, Region
 from drgn_reliable.tables.orc import Base, Rule, Shape
-from drgn_reliable.tasks import Task
-from drgn_reliable.text import CodeRules, Text
-from tests.fakes import FakeMemory, FakeSymbols
+from drgn_reliable.text import CodeRules
+from tests.walkers import FUNCTIONS, INIT_TASK, PLACES, SIZE, FakeKernel, Word, address
 
-STACK = 0xFFFFC90000010000
-SIZE = 0x4000
-TOP = STACK + SIZE
-TASK = 0xFFFF888000001000
-INIT_TASK = 0xFFFFFFFF82A00000
-TEXT = 0xFFFFFFFF81000000
-MAGIC = 0x57AC6E9D
 IRQ = Range("irq", 0xFFFFC90000100000, 0xFFFFC90000104000)
 NMI = Range("NMI", 0xFFFFFE0000010000, 0xFFFFFE0000012000)
-
-FUNCTIONS = {
-    name: TEXT + 0x100 * i
-    for i, name in enumerate(
-        (
-            "__schedule", "schedule", "foo", "bar", "noreturn_call", "sys_read", "entry",
-            "asm_interrupt", "kthread", "ret_from_fork", "ret_from_fork_asm", "return_to_handler",
-            "arch_rethook_trampoline", "common_startup_64", "undefined", "leaf",
-        )
-    )
-}  # fmt: skip
-INIT_TEXT = 0xFFFFFFFF83000000
-MODULE = 0xFFFFFFFFC0000000
-KPROBE_PAGE = 0xFFFFFFFFC0100000
-OPTPROBE_PAGE = 0xFFFFFFFFC0200000
-BPF = 0xFFFFFFFFC0300000
-PLACES = {
-    **FUNCTIONS,
-    "start_kernel": INIT_TEXT,
-    "module": MODULE,
-    "kprobe": KPROBE_PAGE,
-    "optprobe": OPTPROBE_PAGE,
-    "bpf": BPF,
-    "vsyscall": 0xFFFFFFFFFF600000,
-    "nowhere": 0xFFFFFFFFA0000000,
-}
-
-HERE = object()
-Word = Any
 
 
 def call(sp: int, *, bp: int | None = None, exact: bool = False) -> Rule:
@@ -131,29 +89,6 @@ def switch_frame(ip: Word, bp: Word = 0) -> list[Word]:
     return [0, 0, 0, 0, 0, bp, ip]
 
 
-def address(word: Word) -> int:
-    """The number that a word stands for."""
-    if isinstance(word, str):
-        name, _, offset = word.partition("+")
-        return PLACES[name] + int(offset or "0", 0)
-    return int(word)
-
-
-@dataclass
-class Tracer:
-    """Stands for FunctionGraph and ReturnProbes: real addresses by the slot's place."""
-
-    trampoline: int | None
-    returns: Mapping[int, int] = field(default_factory=dict)
-    refuses_runnable: bool = True
-    readable: bool = True
-
-    def find(self, task: Task, cursor: object, slot: int) -> int | None:
-        if not self.readable:
-            raise FaultError("shadow stack", 0xFFFF888000002000)
-        return self.returns.get(slot)
-
-
 class FakeFacts(Facts):
     """The facts of a kernel without FRED and KASAN."""
 
@@ -169,24 +104,6 @@ class FakeFacts(Facts):
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
         yield IRQ
         yield NMI
-
-
-class FakeGenerated:
-    """One page of kprobe slots, one of optprobe slots and one BPF program."""
-
-    def ftrace(self, address: int) -> None:
-        return None
-
-    def kprobe(self, address: int) -> KprobePage | None:
-        pages = (
-            KprobePage(OPTPROBE_PAGE, OPTPROBE_PAGE + 4096, True),
-            KprobePage(KPROBE_PAGE, KPROBE_PAGE + 4096, False),
-        )
-        return next((p for p in pages if p.start <= address < p.end), None)
-
-    def bpf(self, address: int) -> BpfText | None:
-        program = BpfText(BPF, BPF + 0x100, "bpf_prog", 0, 0)
-        return program if program.start <= address <= program.last else None
 
 
 class FakeOrc:
@@ -207,17 +124,18 @@ class FakeOrc:
         return found[-1] if found else None
 
 
-class Kernel:
-    """A kernel with one task, whose stack a test writes.
+class X86Kernel(FakeKernel):
+    """What the kernels with either unwinder share."""
 
-    :param words: the stack from the saved stack pointer to the top.
+    code = CodeRules(lambda code: code[-5] == 0xE8, 8, STARTUP, gate=vsyscall_page)
+    call = b"\xe8"
+
+
+class Kernel(X86Kernel):
+    """A kernel with one task, whose stack a test writes: see :class:`tests.walkers.FakeKernel`.
+
     :param rules: unwind rules that differ from :data:`RULES`.
-    :param graph, probes: real return addresses by the index of the word that holds them.
-    :param holes: indices of words whose page the dump lacks.
-    :param more: other memory: address to words.
     :param direct_calls: return addresses with the functions that the calls before them call.
-    :param no_call: a return address before which there is no call instruction.
-    :param registers: of the CPU, for a running task; None if the dump has none.
     """
 
     def __init__(
@@ -225,112 +143,24 @@ class Kernel:
         words: Iterable[Word],
         rules: Mapping[str, Rule | None] | None = None,
         *,
-        graph: Mapping[int, Word] | None = None,
-        probes: Mapping[int, Word] | None = None,
-        refuses_runnable: bool = True,
-        shadow_readable: bool = True,
         orc_readable: bool = True,
         initialised: bool = True,
         frame_pointers: bool = False,
         fork_return_taken: str = "ret_from_fork_asm",
-        registers: Mapping[str, Word] | None = None,
-        no_call: str = "",
         direct_calls: Mapping[str, str] | None = None,
-        magic: int = MAGIC,
-        hole: range = range(0),
-        more: Mapping[int, list[Word]] | None = None,
+        **others: Any,
     ) -> None:
-        words = list(words)
-        self.sp = TOP - 8 * len(words)
-        memory = FakeMemory()
-        self._put_stack(memory, words, magic, hole)
-        for place, row in (more or {}).items():
-            memory.put_words(place, *map(address, row))
-        for start in (TEXT, MODULE, KPROBE_PAGE, OPTPROBE_PAGE, BPF, PLACES["vsyscall"]):
-            memory.put(start - 8, b"\xe8" * 0x1800)  # a call ends at every address
-        for place, target in (direct_calls or {}).items():
-            call = address(target) - address(place) & 0xFFFFFFFF
-            memory.put(address(place) - 5, b"\xe8" + call.to_bytes(4, "little"))
-        if no_call:
-            memory.put(address(no_call) - 8, b"\x90" * 8)
-        symbols = FakeSymbols(
-            {
-                "_stext": TEXT,
-                "_etext": TEXT + 0x10000,
-                "_sinittext": INIT_TEXT,
-                "_einittext": INIT_TEXT + 0x1000,
-                "vsyscall_mode": 0xFFFFFFFF82000000,
-            },
-            {**FUNCTIONS, "start_kernel": INIT_TEXT},
-        )
-        memory.put_u32(0xFFFFFFFF82000000, 0)
-        modules = ModuleList(memory.prog, None)
-        region = Region(MODULE, MODULE + 0x1000, text=True, init=False)
-        modules._modules.append(Module(0xFFFFFFFFC0008000, "mod", (region,), 0, 0, 0, 0))
-        trampolines = [FUNCTIONS["return_to_handler"], FUNCTIONS["arch_rethook_trampoline"]]
-        text = Text(
-            memory.prog,
-            symbols,  # type: ignore[arg-type]
-            modules,
-            FakeGenerated(),  # type: ignore[arg-type]
-            CodeRules(lambda code: code[-5] == 0xE8, 8, STARTUP, gate=vsyscall_page),
-            trampolines,
-        )
-        tracers = [
-            Tracer(
-                trampoline,
-                {self.sp + 8 * i: address(word) for i, word in (found or {}).items()},
-                refuses_runnable,
-                shadow_readable,
-            )
-            for trampoline, found in zip(trampolines, (graph, probes), strict=True)
-        ]
-        saved = None
-        if registers is not None:
-            saved = {name: address(word) for name, word in registers.items()}
+        self._direct_calls = direct_calls or {}
+        super().__init__(words, FakeFacts(fork_return_taken), **others)
         self.unwinder = OrcUnwinder(
-            Parts(
-                memory.prog,
-                FakeFacts(fork_return_taken),
-                text,
-                *tracers,  # type: ignore[arg-type]
-                lambda task: saved,
-            ),
+            self.parts,
             FakeOrc({**RULES, **(rules or {})}, orc_readable),  # type: ignore[arg-type]
             initialised=initialised,
             frame_pointers=frame_pointers,
         )
 
-    def _put_stack(self, memory: FakeMemory, words: list[Word], magic: int, hole: range) -> None:
-        data = [0] * (SIZE // 8 - len(words)) + [
-            TOP - 8 * (len(words) - i) if word is HERE else address(word)
-            for i, word in enumerate(words)
-        ]
-        data[0] = magic
-        skipped = {(self.sp + 8 * i - STACK) // 4096 for i in hole}
-        for page in range(SIZE // 4096):
-            if page not in skipped:
-                memory.put_words(STACK + 4096 * page, *data[512 * page : 512 * (page + 1)])
-
-    def task(self, **members: Any) -> Task:
-        """The task, asleep unless a test says otherwise."""
-        defaults: dict[str, Any] = {
-            "address": TASK,
-            "pid": 42,
-            "tgid": 42,
-            "cpu": 0,
-            "comm": "task",
-            "run_state": 1,
-            "exit_state": 0,
-            "on_cpu": False,
-            "stack": STACK,
-            "stack_references": 1,
-            "saved_sp": self.sp,
-            "saved_pc": 0,
-            "saved_fp": 0,
-            "ret_stack": 0,
-            "ret_stack_used": 0,
-            "return_hooks": 0,
-            "kind": TaskKind.USER,
-        }
-        return Task(**{**defaults, **members})
+    def put_text(self) -> None:
+        super().put_text()
+        for place, target in self._direct_calls.items():
+            call = address(target) - address(place) & 0xFFFFFFFF
+            self.memory.put(address(place) - 5, b"\xe8" + call.to_bytes(4, "little"))

@@ -1,33 +1,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The x86_64 ORC walk on hand-written stacks: each rule and each reason, a row each.
 
-A stack is written from the saved stack pointer up to its top, see :mod:`tests.stacks`. Expected
+A stack is written from the saved stack pointer up to its top, see :mod:`tests.walkers`. Expected
 verdicts and frames are read off arch/x86/kernel/unwind_orc.c and stacktrace.c, not computed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
 
-from drgn_reliable.judge import kernel_answer, proof_answer
+from drgn_reliable.judge import proof_answer
 from drgn_reliable.model import FoundBy, TaskKind
-from drgn_reliable.reasons import CATALOGUE
-from drgn_reliable.report import merged_reasons
 from drgn_reliable.tables.orc import FRAME_POINTER_RULE, Base, Rule, Shape
 from drgn_reliable.walk import walk_task
 from tests.stacks import (
     CALL,
     END,
-    INIT_TASK,
     IRQ,
     NMI,
     PARTIAL,
     REGS,
-    STACK,
-    TOP,
     UNDEFINED,
     Kernel,
     call,
@@ -36,28 +28,13 @@ from tests.stacks import (
     switch_frame,
     user_regs,
 )
+from tests.walkers import INIT_TASK, STACK, TOP, Case, check
 
 ASLEEP = switch_frame("__schedule+5")
 """What every task that sleeps has at its saved stack pointer."""
 TO_USER = ["schedule+5", "sys_read+5", "entry+5", *user_regs()]
 FRAMES = ["__schedule", "schedule", "sys_read", "entry"]
 FRED_PAD = [0, 0]
-
-
-@dataclass
-class Case:
-    """One stack and what is said of it."""
-
-    claim: str
-    words: list[Any]
-    frames: list[str | None]
-    kernel: str = "reliable"
-    proof: str = "proven"
-    reasons: list[str] = field(default_factory=list)
-    setup: dict[str, Any] = field(default_factory=dict)
-    task: dict[str, Any] = field(default_factory=dict)
-    entries: list[str] | None = None
-    """Where the kernel, though content, saw fewer frames than the proof."""
 
 
 ENDS = [
@@ -664,51 +641,11 @@ RUNNING = [
 CASES = [*ENDS, *RULES, *CORRUPT, *METADATA, *REWRITTEN, *RUNNING]
 
 
-def functions(walk: Any) -> list[str | None]:
-    return [frame.code.symbol for frame in walk.frames]
-
-
-OF_OTHER_UNWINDERS = {
-    "direction-not-checked",
-    "end-misplaced",
-    "exception-boundary",
-    "fgraph-entry-missing",
-    "frame-misaligned",
-    "frame-outside-stack",
-    "link-register-unknown",
-    "rethook-refused",
-    "start-outside-stack",
-    "text-not-checked",
-}
-"""What no ORC walk can meet."""
-
-
 @pytest.mark.parametrize("again", [False, True], ids=["", "once more, by what was learnt"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.claim)
 def test_stack(case: Case, again: bool) -> None:
     """Frames, both verdicts and the reasons of one stack."""
-    kernel = Kernel(case.words, **case.setup)
-    task = kernel.task(**case.task)
-    if again:
-        walk_task(kernel.unwinder, task, proving=True)
-    walk = walk_task(kernel.unwinder, task)
-    proof = walk_task(kernel.unwinder, task, proving=True)
-    answer = kernel_answer(walk, running=task.on_cpu, supported=True)
-    assert functions(proof) == case.frames
-    assert answer.verdict.value == case.kernel
-    assert proof_answer(proof).verdict.value == case.proof
-    assert [reason.id for reason in merged_reasons(walk, proof)] == case.reasons
-    if case.kernel == "reliable":
-        assert functions(walk) == case.frames
-        assert answer.entries == tuple(frame.pc for frame in walk.frames)
-    else:
-        assert answer.entries == ()
-
-
-def test_every_reason_has_a_stack_that_shows_it() -> None:
-    """The catalogue has no row that nothing can produce, and no stack a reason without a row."""
-    shown = {reason for case in CASES for reason in case.reasons}
-    assert shown == set(CATALOGUE) - {"loop"} - OF_OTHER_UNWINDERS
+    check(case, Kernel(case.words, **case.setup), again=again)
 
 
 def test_a_trace_without_end_is_a_loop() -> None:

@@ -159,7 +159,7 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
         return state
 
     def _start_running(self, state: Arm64State, walk: Walk) -> None:
-        registers = self.running_registers(state, walk, "pc", "sp", "fp")
+        registers = self.running_registers(state, walk, "pc", "sp", "fp", "pstate")
         if registers is None:
             return
         state.regs = registers
@@ -177,10 +177,9 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
         a walk ends at the record in them before it comes to those on a stack."""
         if state.regs is None:
             return False
-        if state.regs.address is None:
-            return self._in_user_mode(state)
-        detail = f"an exception's registers at {state.regs.address:#x}"
-        walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
+        if state.regs.address is None and self._in_user_mode(state):
+            return True
+        self.note_boundary(state, walk)
         return False
 
     def step(self, state: Arm64State, walk: Walk) -> None:
@@ -210,8 +209,10 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
         """Whether the walk may read there: on a stack, above what it has read of it."""
         left = state.stack
         if not left.contains(at, size) and not self.enter(state, walk, at, size):
+            registers = size == self.facts.regs_size
+            reason = "regs-outside-stack" if registers else "frame-outside-stack"
             detail = f"the frame at {at:#x} is not within an accessible stack"
-            walk.note("frame-outside-stack", detail, pc=state.pc, sp=state.sp, value=at)
+            walk.note(reason, detail, pc=state.pc, sp=state.sp, value=at)
             state.done = True
             return False
         if state.stack is not left:
@@ -243,7 +244,7 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
     def _to_exception(self, state: Arm64State, walk: Walk, record: int, fp: int, pc: int) -> bool:
         """Before 6.13 the record in an exception's registers is an ordinary one: it is known by
         the registers around it, which hold the same two words."""
-        if self.facts.has_meta or state.regs is not None:
+        if self.facts.has_meta or state.regs is not None or not pc:
             return False
         at = record - self.facts.record_offset
         if not state.stack.contains(at, self.facts.regs_size):
@@ -276,11 +277,14 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
 
     def _recover(self, state: Arm64State, walk: Walk) -> bool:
         """Put the real return address in place of a tracer's; the key is the frame pointer that
-        the traced function's caller had."""
+        the traced function's caller had. Of a task that the tracer has no list for, the kernel
+        takes the trampoline for the caller."""
         pc: int | None = state.pc
-        if pc == self._graph.trampoline and state.task.ret_stack:
-            pc = self.traced_return(state, walk, state.fp, "fgraph-entry-missing")
-            if pc == self._graph.trampoline:
+        if pc == self._graph.trampoline:
+            refused = bool(state.task.ret_stack)
+            reason = "fgraph-entry-missing" if refused else "fgraph-unrecovered"
+            pc = self.traced_return(state, walk, state.fp, reason)
+            if refused and pc == self._graph.trampoline:
                 return False
         if pc is not None and pc == self._probes.trampoline:
             pc = self.probed_return(state, walk, state.fp)

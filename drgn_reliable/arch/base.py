@@ -321,6 +321,16 @@ class StackUnwinder(Generic[S]):
             detail = f"from the {left} stack to the {target.name} stack"
             walk.note("stack-order", detail, pc=state.pc, sp=state.sp, value=address)
 
+    # Exceptions (4.3) --------------------------------------------------------------------
+
+    def note_boundary(self, state: S, walk: Walk) -> None:
+        """The frame was interrupted. It may not have saved its return address yet, which only
+        metadata for every instruction would tell: then its caller is missing from the chain."""
+        at = state.regs.address if state.regs else None
+        what = "an exception's registers" if at is not None else "the CPU's registers"
+        detail = what if at is None else f"{what} at {at:#x}"
+        walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
+
     # Rewritten return addresses (4.4) ----------------------------------------------------
 
     def traced_return(
@@ -341,10 +351,15 @@ class StackUnwinder(Generic[S]):
         state.found_by = FoundBy.FUNCTION_GRAPH
         return pc
 
-    def probed_return(self, state: S, walk: Walk, key: int) -> int | None:
+    def probed_return(
+        self, state: S, walk: Walk, key: int, *, looked_up: bool = True
+    ) -> int | None:
         """The return address that a return probe replaced, by the key that it stored; None, with
-        the reason noted, if there is no such entry."""
-        if self._probes.refuses_runnable and state.task.run_state == 0:
+        the reason noted, if there is no such entry.
+
+        :param looked_up: the kernel looks for it too.
+        """
+        if looked_up and self._probes.refuses_runnable and state.task.run_state == 0:
             detail = f"the return address at {key:#x} belongs to a kretprobe"
             walk.note("rethook-task-runnable", detail, pc=state.pc, sp=state.sp, value=key)
         try:
@@ -356,7 +371,16 @@ class StackUnwinder(Generic[S]):
             detail = f"no probed return is recorded for {key:#x}"
             walk.note("rethook-unrecovered", detail, pc=state.pc, sp=state.sp, value=key)
         state.found_by = FoundBy.KRETPROBE
+        if pc is not None and pc == self._graph.trampoline:
+            return self._traced_beneath(state, walk, key)
         return pc
+
+    def _traced_beneath(self, state: S, walk: Walk, key: int) -> int | None:
+        """The tracer came first, the probe second: the kernel undoes them in the other order
+        only, and goes on at the tracer's trampoline."""
+        detail = f"the probed return address at {key:#x} was the tracer's already"
+        walk.note("fgraph-beneath-kretprobe", detail, pc=state.pc, sp=state.sp, value=key)
+        return self.traced_return(state, walk, key) if state.proving else self._graph.trampoline
 
     # Ends --------------------------------------------------------------------------------
 

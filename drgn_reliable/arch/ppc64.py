@@ -8,10 +8,11 @@ place where copy_thread() begins a stack.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from drgn import Program, sizeof
+from drgn import FaultError, Program, sizeof
 
 from drgn_reliable.arch.base import (
     Architecture,
@@ -41,10 +42,15 @@ REGS_OVERHEAD = 48
 """What precedes the registers of an exception since (``STACK_INT_FRAME_REGS``)."""
 RED_ZONE = 288
 """``KERNEL_REDZONE_SIZE``."""
-REGS_MARKER = 0x53474552
-"""``STACK_FRAME_REGS_MARKER``."""
+REGS_MARKERS = (0x53474552, 0x7265677368657265)
+"""``STACK_FRAME_REGS_MARKER`` since 6.1, and before."""
 MARKER_AT, OLD_MARKER_AT = 32, 96
 """Where an exception's frame has it."""
+
+WALK_SIZE = 512
+"""Bytes of ``arch_stack_walk_reliable()`` that are looked at; it is a little longer."""
+LOAD_MASK, LOAD = 0xFC000003, 0xE8000000
+"""The instruction ``ld``; its offset is the lower half, its base register bits 16 to 20."""
 
 EMERGENCY_STACKS = ("emergency_sp", "nmi_emergency_sp", "mc_emergency_sp")
 """Members of ``struct paca_struct`` with the end of each."""
@@ -80,6 +86,8 @@ class Facts(KernelFacts):
         super().__init__(prog, symbols)
         self.register_offsets["r1"] = self._offset(prog.type("struct pt_regs"), "gpr") + 8
         self.thread_struct_size: int = sizeof(prog.type("struct thread_struct"))
+        self.old_ends = symbols.address("start_kernel_thread") is None
+        """Kernel threads have as much above their last frame as user tasks, as before 6.4."""
         self.old_layout = self._has_old_layout()
         overhead = OLD_OVERHEAD if self.old_layout else REGS_OVERHEAD
         self.regs_at = overhead
@@ -91,9 +99,21 @@ class Facts(KernelFacts):
         """``STACK_INT_FRAME_SIZE``."""
 
     def _has_old_layout(self) -> bool:
-        """Both layouts are told by where the boot task's registers say that they are: kernels of
-        the old one have no ``arch_rethook_trampoline`` and no such member either."""
-        return member_offset(self._prog.type("struct thread_struct"), "kuap") is not None
+        """Whether the frames of exceptions are those before 6.2. No type and no symbol tells, but
+        the code of the kernel's walk does: from a frame it loads the back chain, the return
+        address and the marker, wherever that is."""
+        start = self._symbols.address("arch_stack_walk_reliable")
+        try:
+            code = self._prog.read(start or 0, WALK_SIZE)
+        except FaultError:
+            return self.old_ends
+        loaded: dict[int, set[int]] = {}
+        for (word,) in struct.iter_unpack("<I", code):
+            if word & LOAD_MASK == LOAD:
+                loaded.setdefault(word >> 16 & 31, set()).add(word & 0xFFFF)
+        frames = [at for register, at in loaded.items() if register != 1 and {0, LR_AT} <= at]
+        found = {at for offsets in frames for at in offsets & {MARKER_AT, OLD_MARKER_AT}}
+        return found == {OLD_MARKER_AT} if len(found) == 1 else self.old_ends
 
     def user_regs(self, stack: int) -> int:
         """``task_pt_regs()``."""
@@ -102,9 +122,9 @@ class Facts(KernelFacts):
     def stack_end(self, task: Task) -> int:
         """The frame at which the walk of a task has to end."""
         top = task.stack + self.thread_size
-        if self.old_layout:
-            return top - (OLD_OVERHEAD if task.kind is TaskKind.IDLE else self.user_frame_size)
-        return top - (self.user_frame_size if task.kind is TaskKind.USER else MIN_FRAME)
+        smallest = OLD_OVERHEAD if self.old_layout else MIN_FRAME
+        bare = (TaskKind.IDLE,) if self.old_ends else (TaskKind.IDLE, TaskKind.KTHREAD)
+        return top - (smallest if task.kind in bare else self.user_frame_size)
 
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
         """See :class:`drgn_reliable.arch.base.KernelFacts` (arch/powerpc/kernel/process.c)."""
@@ -154,10 +174,14 @@ class Ppc64Unwinder(StackUnwinder[Ppc64State]):
             self._start_running(state, walk)
         elif not self._is_within(state, task.saved_sp):
             self.note_outside(state, walk, task.saved_sp, "saved stack pointer")
+        elif task.saved_sp & 15:
+            walk.note("frame-misaligned", f"{state.sp:#x}", pc=None, sp=state.sp, value=state.sp)
+            state.done = True
         else:
             # Of the switch frame only the back chain is looked at.
             self.step(state, walk)
-            state.found_by = FoundBy.SWITCH_FRAME
+            if state.found_by is FoundBy.BACK_CHAIN:
+                state.found_by = FoundBy.SWITCH_FRAME
         return state
 
     def _is_within(self, state: Ppc64State, sp: int) -> bool:
@@ -165,7 +189,7 @@ class Ppc64Unwinder(StackUnwinder[Ppc64State]):
         return bool(low <= sp <= state.last - MIN_FRAME)
 
     def _start_running(self, state: Ppc64State, walk: Walk) -> None:
-        registers = self.running_registers(state, walk, "nip", "r1")
+        registers = self.running_registers(state, walk, "nip", "r1", "msr")
         if registers is None:
             return
         state.regs = registers
@@ -182,10 +206,9 @@ class Ppc64Unwinder(StackUnwinder[Ppc64State]):
         """See :class:`drgn_reliable.walk.Unwinder`."""
         if state.regs is None:
             return False
-        if state.regs.address is None:
-            return self._in_user_mode(state)
-        detail = f"an exception's registers at {state.regs.address:#x}"
-        walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
+        if state.regs.address is None and self._in_user_mode(state):
+            return True
+        self.note_boundary(state, walk)
         return False
 
     def step(self, state: Ppc64State, walk: Walk) -> None:
@@ -229,12 +252,19 @@ class Ppc64Unwinder(StackUnwinder[Ppc64State]):
             return
         state.regs, state.exact, state.found_by = None, False, FoundBy.BACK_CHAIN
         state.sp = sp
-        marker = state.stack.word(sp + self.facts.marker_at)
-        if marker == REGS_MARKER and sp <= state.last - self.facts.exception_frame_size:
-            self._to_registers(state, walk, sp + self.facts.regs_at)
-            return
+        end = state.last if state.stack.name == "task" else state.stack.high
+        if sp <= end - self.facts.exception_frame_size:
+            marker = state.stack.word(sp + self.facts.marker_at)
+            if marker is None:
+                self.stop_unreadable(state, walk, sp + self.facts.marker_at)
+                return
+            if marker in REGS_MARKERS:
+                self._to_registers(state, walk, sp + self.facts.regs_at)
+                return
         if self.text.at(pc, exact=False).kind is CodeKind.UNKNOWN:
             walk.note("not-kernel-text", f"{pc:#x} is not kernel text", pc=pc, sp=sp, value=pc)
+            state.done = True
+            return
         found: int | None = pc
         if found == self._graph.trampoline:
             found = self.traced_return(state, walk, sp)
@@ -249,7 +279,9 @@ class Ppc64Unwinder(StackUnwinder[Ppc64State]):
         """The kernel refuses every kretprobed function; the dump has the address."""
         detail = f"the return address at {sp + LR_AT:#x} belongs to a kretprobe"
         walk.note("rethook-refused", detail, pc=state.pc, sp=sp, value=sp + LR_AT)
-        return self.probed_return(state, walk, sp)
+        # Kretprobes before rethook keep no stack pointer here.
+        key = sp if self._probes.refuses_runnable else 0
+        return self.probed_return(state, walk, key, looked_up=False)
 
     def _to_registers(self, state: Ppc64State, walk: Walk, at: int) -> None:
         regs = StackRegisters(state.stack, at, self.facts.register_offsets)

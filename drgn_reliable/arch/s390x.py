@@ -22,7 +22,7 @@ from drgn_reliable.arch.base import (
     StackState,
     StackUnwinder,
 )
-from drgn_reliable.memory import MASK
+from drgn_reliable.memory import MASK, member_offset
 from drgn_reliable.model import End, FoundBy, Walk
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import SavedContext, Task
@@ -86,7 +86,8 @@ class Facts(KernelFacts):
         lowcore = self._prog.read_u64(pointers + 8 * cpu & MASK)
         type_ = self._prog.type("struct lowcore")
         for name in LOWCORE_STACKS:
-            start = self._prog.read_u64(lowcore + self._offset(type_, name) & MASK)
+            offset = member_offset(type_, name)
+            start = self._prog.read_u64(lowcore + offset & MASK) if offset is not None else 0
             if start:
                 low = start - (self.thread_size - FRAME_SIZE - self.regs_size)
                 yield Range(name.removesuffix("_stack"), low, low + self.thread_size)
@@ -104,15 +105,20 @@ class S390xUnwinder(StackUnwinder[StackState]):
         state = StackState(task, self.task_stack_memory(task, task.saved_sp), proving)
         if task.on_cpu:
             self._start_running(state, walk)
+        elif task.saved_sp & 7:
+            sp = task.saved_sp
+            walk.note("frame-misaligned", f"{sp:#x}", pc=None, sp=sp, value=sp)
+            state.done = True
         elif not state.stack.contains(task.saved_sp, FRAME_SIZE):
             self.note_outside(state, walk, task.saved_sp, "saved stack pointer")
         else:
             self._to_frame(state, walk, task.saved_sp)
-            state.found_by = FoundBy.SWITCH_FRAME
+            if state.found_by is FoundBy.BACK_CHAIN:
+                state.found_by = FoundBy.SWITCH_FRAME
         return state
 
     def _start_running(self, state: StackState, walk: Walk) -> None:
-        registers = self.running_registers(state, walk, "psw.addr", "r15")
+        registers = self.running_registers(state, walk, "psw.mask", "psw.addr", "r15")
         if registers is None:
             return
         state.regs = registers
@@ -130,10 +136,9 @@ class S390xUnwinder(StackUnwinder[StackState]):
         where they are."""
         if state.regs is None:
             return False
-        if state.regs.address is None:
-            return self._in_user_mode(state)
-        detail = f"an interrupt's registers at {state.regs.address:#x}"
-        walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
+        if state.regs.address is None and self._in_user_mode(state):
+            return True
+        self.note_boundary(state, walk)
         return False
 
     def step(self, state: StackState, walk: Walk) -> None:
@@ -189,17 +194,15 @@ class S390xUnwinder(StackUnwinder[StackState]):
             state.end = End.END_OF_STACK
             return
         regs = StackRegisters(state.stack, at, self.facts.register_offsets)
-        pc, sp = regs.get("psw.addr"), regs.get("r15")
-        if pc is None or sp is None:
+        pc, sp, mask = (regs.get(name) for name in ("psw.addr", "r15", "psw.mask"))
+        if pc is None or sp is None or mask is None:
             self.stop_unreadable(state, walk, at)
-            return
-        state.regs, state.exact, state.found_by = regs, True, FoundBy.PT_REGS
-        state.done = False
-        if self._reachable(state, walk, sp):
-            state.sp = sp
-        else:
-            state.done = True
-        self._go_on_at(state, walk, pc)
+        elif mask & USER_MODE and state.stack.name == "async" and at + size == state.stack.high:
+            state.end = End.USER_REGS
+        elif self._reachable(state, walk, sp):
+            state.regs, state.exact, state.found_by = regs, True, FoundBy.PT_REGS
+            state.sp, state.done = sp, False
+            self._go_on_at(state, walk, pc)
 
     def _go_on_at(self, state: StackState, walk: Walk, pc: int) -> None:
         """Put the real return address in place of a tracer's; the key is the stack pointer."""

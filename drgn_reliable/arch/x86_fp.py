@@ -54,17 +54,19 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState]):
     def _start_switched_out(self, state: FramePointerState, walk: Walk) -> None:
         """BP and the return address of ``struct inactive_task_frame`` are the first record."""
         record = state.task.saved_sp + self.facts.frame_bp & MASK
-        if not state.stack.contains(record, RECORD_SIZE):
+        size = self.facts.regs_size if record & ENCODED else RECORD_SIZE
+        if not state.stack.contains(record & ~ENCODED, size):
             # __unwind_start() takes a walk that cannot begin for one that is at its end.
             detail = f"the saved frame at {record:#x} is not within the task's stack"
             walk.note("start-outside-stack", detail, pc=None, sp=record, value=record)
             state.end, state.done = End.END_OF_STACK, True
             return
-        self._move(state, walk, record)
-        state.found_by = FoundBy.SWITCH_FRAME
+        state.done = not self._move(state, walk, record)
+        if state.found_by is FoundBy.FRAME_POINTER:
+            state.found_by = FoundBy.SWITCH_FRAME
 
     def _start_running(self, state: FramePointerState, walk: Walk) -> None:
-        registers = self.running_registers(state, walk, "ip", "sp", "bp")
+        registers = self.running_registers(state, walk, "ip", "cs", "sp", "bp")
         if registers is None:
             return
         state.regs = registers
@@ -78,9 +80,8 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState]):
         """See :class:`drgn_reliable.walk.Unwinder`."""
         if in_user_mode(state):
             return True
-        if state.regs is not None and state.regs.address is not None:
-            detail = f"an exception's registers at {state.regs.address:#x}"
-            walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
+        if state.regs is not None:
+            self.note_boundary(state, walk)
         return False
 
     def step(self, state: FramePointerState, walk: Walk) -> None:
@@ -90,7 +91,8 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState]):
             return
         following = state.regs.get("bp") if state.regs else state.stack.word(state.bp)
         if following is None:
-            self.stop_unreadable(state, walk, state.bp)
+            at = state.regs.address if state.regs else state.bp
+            self.stop_unreadable(state, walk, at or 0)
         elif not self._move(state, walk, following):
             state.done = True
 
@@ -98,11 +100,8 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState]):
         """Whether the record is where the outermost function of a stack has it: below the user
         registers, or a little lower if the compiler realigned that function's stack or an ftrace
         callback is between (``is_last_task_frame()``)."""
-        last, bp, word = (
-            self.facts.user_regs(state.task.stack) - RECORD_SIZE,
-            state.bp,
-            (state.stack.word),
-        )
+        last = self.facts.user_regs(state.task.stack) - RECORD_SIZE
+        bp, word = state.bp, state.stack.word
         if bp == last - 8:
             return word(bp + 8) is not None and word(bp + 8) == word(last + 8)
         if bp == last - 24:

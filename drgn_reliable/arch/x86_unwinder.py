@@ -39,16 +39,7 @@ class X86Unwinder(StackUnwinder[S]):
             found = self.traced_return(state, walk, slot)
         if found == self._probes.trampoline:
             found = self.probed_return(state, walk, slot)
-            if found == self._graph.trampoline:
-                found = self._traced_beneath(state, walk, slot)
         return found
-
-    def _traced_beneath(self, state: S, walk: Walk, slot: int) -> int | None:
-        """The tracer came first, the probe second: the kernel undoes them in the other order
-        only, and goes on at the tracer's trampoline."""
-        detail = f"the probed return address at {slot:#x} was the tracer's already"
-        walk.note("fgraph-beneath-kretprobe", detail, pc=state.pc, sp=state.sp, value=slot)
-        return self.traced_return(state, walk, slot) if state.proving else self._graph.trampoline
 
     def finish(self, state: S, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
