@@ -20,10 +20,11 @@ from drgn_reliable.opening import inspect_dump
 
 from . import dumping, verdicts
 from .build import Kernel, build
+from .kernelbuild import built_root
 from .machines import MACHINES, MachineType
 from .pack import pack
 from .packages import Apt, PackageError, run
-from .roots import build_root, cross_root, guest_root, kernel_root
+from .roots import build_root, cross_root, guest_root, kernel_root, program_of, qemu_root
 from .scenario import Scenario, ScenarioError
 
 Say = Callable[[str], None]
@@ -46,16 +47,17 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     if output.exists():
         raise ScenarioError(f"{output} exists already")
     machine = MACHINES[scenario.architecture]
-    emulator = version_of(machine.qemu)
+    qemu = emulator(scenario, machine, options, say)
+    version = version_of(qemu)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         kernel = prepare(scenario, machine, unfinished / "initramfs", options, say)
         command = qemu_command(scenario, machine, kernel, unfinished / "initramfs", options)
-        rows = dumping.take(scenario.dump, command, unfinished, say, machine.patience)
+        rows = dumping.take(scenario.dump, [*qemu, *command[1:]], unfinished, say, machine.patience)
         (unfinished / "oracle.txt").write_bytes(rows.encode(errors="surrogateescape"))
         (unfinished / "initramfs").unlink()
-        how = {"qemu": emulator, "accelerator": "kvm" if options.kvm else "tcg"}
+        how = {"qemu": version, "accelerator": "kvm" if options.kvm else "tcg"}
         manifest = describe(scenario, kernel, how, unfinished, rows)
         (unfinished / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
         unfinished.chmod(0o755)
@@ -69,33 +71,67 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     return manifest
 
 
-def version_of(qemu: str) -> str:
+def emulator(scenario: Scenario, machine: MachineType, options: Options, say: Say) -> list[str]:
+    """What runs QEMU: this machine's, or that of packages."""
+    if not machine.qemu_packages:
+        return [machine.qemu]
+    apt = Apt(options.cache, options.host, scenario.suites, say, options.mirror)
+    apt.update(options.refresh)
+    root = qemu_root(apt, options.cache, machine.qemu_packages)
+    return [*program_of(root, machine.qemu), "-L", str(root / "usr/share/qemu")]
+
+
+def version_of(qemu: Sequence[str]) -> str:
     """What QEMU calls itself; asked before anything else, for it may not be there."""
-    return run([qemu, "--version"]).partition("\n")[0]
+    return run([*qemu, "--version"]).partition("\n")[0]
 
 
 def prepare(
     scenario: Scenario, machine: MachineType, initramfs: Path, options: Options, say: Say
 ) -> Kernel:
     """Fetch packages, compile, pack: everything that may need the network."""
+    get = compiled_kernel if scenario.build else packaged_kernel
+    kernel, root, guest = get(scenario, machine, options, say)
+    say(f"kernel {kernel.release}")
+    built = build(root, guest, machine, kernel.release, say)
+    initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
+    return kernel
+
+
+def packaged_kernel(
+    scenario: Scenario, machine: MachineType, options: Options, say: Say
+) -> tuple[Kernel, Path, Path]:
+    """A distribution's kernel, the root in which to compile for it, and that of the guest."""
     cache = options.cache
     target = Apt(cache, machine.debian, scenario.suites, say, options.mirror)
     target.update(options.refresh)
     release = target.newest("linux-image-", scenario.kernel)
-    say(f"kernel {release}")
     kernel = Kernel(release, kernel_root(target, cache, release))
     headers = f"linux-headers-{release}"
     if machine.debian == options.host:
         more = ("makedumpfile",) if scenario.dump.how == "kdump" else ()
-        root = guest = build_root(target, cache, headers, (*machine.cross_packages, *more))
-    else:
-        host = Apt(cache, options.host, scenario.suites, say, options.mirror)
-        host.update(options.refresh)
-        root = cross_root(host, target, cache, headers, machine.cross_packages)
-        guest = guest_root(target, cache)
-    built = build(root, guest, machine, release, say)
-    initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
-    return kernel
+        root = build_root(target, cache, headers, (*machine.cross_packages, *more))
+        return kernel, root, root
+    host = Apt(cache, options.host, scenario.suites, say, options.mirror)
+    host.update(options.refresh)
+    root = cross_root(host, target, cache, headers, machine.cross_packages)
+    return kernel, root, guest_root(target, cache)
+
+
+def compiled_kernel(
+    scenario: Scenario, machine: MachineType, options: Options, say: Say
+) -> tuple[Kernel, Path, Path]:
+    """The same of a kernel of a configuration of ours, which is in the root it was compiled in."""
+    cache = options.cache
+    host = Apt(cache, options.host, scenario.suites, say, options.mirror)
+    host.update(options.refresh)
+    source = "linux-source-" + host.newest("linux-source-", scenario.kernel)
+    release, root = built_root(host, cache, machine, source, scenario.build)
+    if machine.debian == options.host:
+        return Kernel(release, root), root, root
+    target = Apt(cache, machine.debian, scenario.suites, say, options.mirror)
+    target.update(options.refresh)
+    return Kernel(release, root), root, guest_root(target, cache)
 
 
 def qemu_command(

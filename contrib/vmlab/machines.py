@@ -21,6 +21,7 @@ class MachineType:
     arguments: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()  # of the kernel's own, to load first
     patience: int = 1  # how much longer than x86_64 it takes
+    qemu_packages: tuple[str, ...] = ()  # its own QEMU, for this machine's does not know it
 
 
 MACHINES = {
@@ -72,6 +73,21 @@ MACHINES = {
         type="pseries",
         cpu="power9",
         console="hvc0",
+        patience=3,
+    ),
+    # Debian's own kernel has neither ORC nor a reliable walk: see configs/loongarch64.
+    "loongarch64": MachineType(
+        debian="loong64",
+        kbuild="loongarch",
+        cross="loongarch64-linux-gnu-",
+        cross_packages=("gcc-loongarch64-linux-gnu", "libc6-dev-loong64-cross"),
+        qemu="qemu-system-loongarch64",
+        qemu_packages=("qemu-system-misc",),
+        type="virt",
+        cpu="max",
+        console="ttyS0",
+        arguments=("-device", "vmcoreinfo"),
+        modules=("qemu_fw_cfg",),
         patience=3,
     ),
 }

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .packages import Apt, PackageError, failed, unpack
@@ -58,6 +58,29 @@ def guest_root(apt: Apt, cache: Path) -> Path:
     return _root(cache, "guest", (apt, found))
 
 
+def compiled_root(
+    apt: Apt, cache: Path, packages: Sequence[str], recipe: str, work: Callable[[Path], None]
+) -> Path:
+    """A build root with these packages too, in which that work was done, by that recipe."""
+    exactly = apt.closure([*TOOLS, *packages])
+    return _root(cache, "build", (apt, exactly), recipe=recipe, work=work)
+
+
+def qemu_root(apt: Apt, cache: Path, packages: Sequence[str]) -> Path:
+    """A QEMU that this machine does not have, and its libraries."""
+    return _root(cache, "qemu", (apt, apt.closure(packages)))
+
+
+def program_of(root: Path, name: str) -> list[str]:
+    """What runs a root's program on this machine: it has the root's libraries, not its files."""
+    loader = next(root.glob("usr/lib64/ld-linux-*.so.2"), None)
+    program = root / "usr/bin" / name
+    if loader is None or not program.exists():
+        raise PackageError(f"no packages of {root.name} have {name} and a loader for it")
+    libraries = ":".join(map(str, sorted(root.glob("usr/lib/*-linux-gnu"))))
+    return [str(loader), "--library-path", libraries, str(program)]
+
+
 def libraries_of(root: Path, program: str) -> list[str]:
     """The shared libraries that a program of the root needs, and its loader."""
     output = run_in(root, ["ldd", program])
@@ -93,10 +116,16 @@ def workspace(root: Path) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-def _root(cache: Path, kind: str, *parts: tuple[Apt, Packages]) -> Path:
-    """The root for exactly these packages: complete, or not there."""
+def _root(
+    cache: Path,
+    kind: str,
+    *parts: tuple[Apt, Packages],
+    recipe: str = "",
+    work: Callable[[Path], None] = lambda root: None,
+) -> Path:
+    """The root for exactly these packages, and that work by that recipe: complete, or not there."""
     exactly = [(apt.architecture, packages) for apt, packages in parts]
-    key = hashlib.sha256(repr(exactly).encode()).hexdigest()[:12]
+    key = hashlib.sha256((repr(exactly) + recipe).encode()).hexdigest()[:12]
     root = cache / "roots" / f"{kind}-{key}"
     if root.exists():
         return root
@@ -110,6 +139,7 @@ def _root(cache: Path, kind: str, *parts: tuple[Apt, Packages]) -> Path:
         unpack(files, unfinished)
         if kind == "build":
             _finish(unfinished)
+        work(unfinished)
         unfinished.chmod(0o755)
         with contextlib.suppress(OSError):
             unfinished.rename(root)

@@ -14,11 +14,13 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from . import kernelbuild
 from .machines import MACHINES
 
 SCENARIOS = Path(__file__).with_name("scenarios")
 CHOICES = {
     "architecture": tuple(MACHINES),
+    "build": tuple(kernelbuild.names()),
     "how": ("qmp", "kdump"),
     "format": ("elf", "kdump-zlib", "kdump-lzo", "kdump-snappy"),
 }
@@ -74,6 +76,7 @@ class Scenario:
     architecture: str
     suites: tuple[str, ...]
     kernel: str  # a release, or a pattern of releases: the newest is taken
+    build: str = ""  # configs/NAME: then "kernel" is the version of a source package
     machine: Machine = field(default_factory=Machine)
     workload: Workload = field(default_factory=Workload)
     dump: Dump = field(default_factory=Dump)
@@ -95,7 +98,7 @@ def load(name: str) -> Scenario:
     if not path.exists():
         raise ScenarioError(f"no scenario {name!r}; there are: {', '.join(names())}")
     values = _read(path, ())
-    wanted = [item for item in fields(Scenario) if item.default_factory is MISSING]
+    wanted = [i for i in fields(Scenario) if i.default is i.default_factory is MISSING]
     if missing := [item.name for item in wanted if item.name not in {"name", *values}]:
         raise ScenarioError(f"{path.name}: there is no {' and no '.join(missing)}")
     for key, kind in SECTIONS.items():

@@ -78,6 +78,16 @@ static void act_nodata_spin(const struct request *request)
 		     : : "b"(top)				\
 		     : "r0", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11", "r12", \
 		       "r30", "lr", "ctr", "cr0", "memory")
+#elif defined(CONFIG_LOONGARCH)
+#define ON_STACK(top)						\
+	asm volatile("move $s0, $sp\n\t"			\
+		     "move $sp, %0\n\t"				\
+		     "bl vmlab_alien_sleep\n\t"			\
+		     "move $sp, $s0"				\
+		     : : "r"(top)				\
+		     : "$ra", "$a0", "$a1", "$a2", "$a3", "$a4", "$a5", "$a6", "$a7", "$t0", \
+		       "$t1", "$t2", "$t3", "$t4", "$t5", "$t6", "$t7", "$t8", "$s0", \
+		       "memory")
 #endif
 
 #ifdef ON_STACK
@@ -113,11 +123,83 @@ static void act_alien(const struct request *request)
 }
 #endif
 
+#if defined(CONFIG_X86_64) && defined(CONFIG_UNWINDER_FRAME_POINTER)
+/* Sleeps with a frame pointer of one's choice. */
+static kept void vmlab_sleep_with(unsigned long frame)
+{
+	asm volatile("pushq %%rbp\n\t"
+		     "movq %0, %%rbp\n\t"
+		     "call vmlab_alien_sleep\n\t"
+		     "popq %%rbp"
+		     : : "r"(frame)
+		     : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11",
+		       "memory", "cc");
+}
+STACK_FRAME_NON_STANDARD(vmlab_sleep_with);
+
+static void act_bp_zero(const struct request *request)
+{
+	vmlab_sleep_with(0);
+	stay();
+}
+
+/* As code does that uses the register for something else. */
+static void act_bp_data(const struct request *request)
+{
+	vmlab_sleep_with((unsigned long)vmlab_sleep_with);
+	stay();
+}
+
+/* The caller's frame: a function is missing from the chain. */
+static kept void act_bp_skip(const struct request *request)
+{
+	vmlab_sleep_with(*(unsigned long *)__builtin_frame_address(0));
+	stay();
+}
+
+/* An odd one stands for saved registers. */
+static void act_bp_odd(const struct request *request)
+{
+	vmlab_sleep_with((unsigned long)__builtin_frame_address(0) | 1);
+	stay();
+}
+
+/* A frame that is its own caller. */
+static void act_bp_loop(const struct request *request)
+{
+	unsigned long frame[2];
+
+	frame[0] = (unsigned long)frame;
+	frame[1] = (unsigned long)__builtin_return_address(0);
+	vmlab_sleep_with(frame[0]);
+	stay();
+}
+
+/* A frame whose return address is none. */
+static void act_bp_ra(const struct request *request)
+{
+	unsigned long frame[2];
+
+	frame[0] = (unsigned long)__builtin_frame_address(0);
+	frame[1] = (unsigned long)frame;
+	vmlab_sleep_with((unsigned long)frame);
+	stay();
+}
+#endif
+
 const struct act odd_acts[] = {
 	{ "nodata", act_nodata },
 	{ "nodata_spin", act_nodata_spin },
 #ifdef ON_STACK
 	{ "alien", act_alien },
+#endif
+#if defined(CONFIG_X86_64) && defined(CONFIG_UNWINDER_FRAME_POINTER)
+	{ "bp_zero", act_bp_zero },
+	{ "bp_data", act_bp_data },
+	{ "bp_skip", act_bp_skip },
+	{ "bp_odd", act_bp_odd },
+	{ "bp_loop", act_bp_loop },
+	{ "bp_ra", act_bp_ra },
 #endif
 	{}
 };
