@@ -54,7 +54,9 @@ def test_every_configuration_is_used() -> None:
 def test_an_unknown_configuration_is_refused(tmp_path: Path) -> None:
     """The message lists those there are."""
     (tmp_path / "mine.yaml").write_text("like: base\nbuild: nothing")
-    with pytest.raises(scenario.ScenarioError, match=r"^mine.yaml: build is 'nothing', .*x86_64-fp"):
+    with pytest.raises(
+        scenario.ScenarioError, match=r"^mine.yaml: build is 'nothing', .*x86_64-fp"
+    ):
         scenario.load(str(tmp_path / "mine.yaml"))
 
 
