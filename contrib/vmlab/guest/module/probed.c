@@ -211,25 +211,35 @@ TRACED(ft_args)
 TRACED(ft_spin)
 TRACED(ft_list)
 
-/* Nobody unregisters, so nobody waits for these callbacks: they may sleep. */
+static void callback_wastes(unsigned long ip, unsigned long parent,
+			    struct ftrace_ops *ops, struct ftrace_regs *regs)
+{
+	waste_ms(5);
+}
+
+/*
+ * Nobody unregisters, so nobody waits for these callbacks: they may sleep. But where an
+ * architecture has one trampoline for all, the kernel goes through its list of ops there,
+ * and it does so without preemption.
+ */
 static void callback_sleeps(unsigned long ip, unsigned long parent,
 			    struct ftrace_ops *ops, struct ftrace_regs *regs)
 {
-	sleep_in(TASK_INTERRUPTIBLE);
+	if (in_atomic())
+		waste_ms(5);
+	else
+		sleep_in(TASK_INTERRUPTIBLE);
 	stay();
 }
 
 static void callback_spins(unsigned long ip, unsigned long parent,
 			   struct ftrace_ops *ops, struct ftrace_regs *regs)
 {
-	spin();
+	if (in_atomic())
+		waste_ms(5);
+	else
+		spin();
 	stay();
-}
-
-static void callback_wastes(unsigned long ip, unsigned long parent,
-			    struct ftrace_ops *ops, struct ftrace_regs *regs)
-{
-	waste_ms(5);
 }
 
 static struct ftrace_ops regs_ops = {
