@@ -6,6 +6,7 @@ from __future__ import annotations
 from drgn_reliable.reasons import CATALOGUE
 from tests import (
     test_walk_arm64,
+    test_walk_loongarch64,
     test_walk_ppc64,
     test_walk_s390x,
     test_walk_x86,
@@ -20,6 +21,7 @@ TABLES = (
     test_walk_s390x.CASES,
     test_walk_ppc64.CASES,
     test_walk_ppc64.OLD_CASES,
+    test_walk_loongarch64.CASES,
 )
 
 SHOWN_ELSEWHERE = {"loop"}

@@ -12,6 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
+from . import roots
 from .machines import MachineType
 from .packages import Apt, PackageError
 from .roots import compiled_root, run_in
@@ -50,8 +51,8 @@ def built_root(
     :param name: of its configuration.
     """
     text = configuration(name)
-    packages = [source, *TOOLS, *machine.cross_packages]
-    version = dict(apt.closure(packages))[source]
+    packages = apt.closure([source, *roots.TOOLS, *TOOLS, *machine.cross_packages])
+    version = dict(packages)[source]
 
     def compile_in(root: Path) -> None:
         apt.say(f"compiling {source} {version} ({name}), which takes minutes")

@@ -59,10 +59,9 @@ def guest_root(apt: Apt, cache: Path) -> Path:
 
 
 def compiled_root(
-    apt: Apt, cache: Path, packages: Sequence[str], recipe: str, work: Callable[[Path], None]
+    apt: Apt, cache: Path, exactly: Packages, recipe: str, work: Callable[[Path], None]
 ) -> Path:
-    """A build root with these packages too, in which that work was done, by that recipe."""
-    exactly = apt.closure([*TOOLS, *packages])
+    """A build root of these packages, in which that work was done, by that recipe."""
     return _root(cache, "build", (apt, exactly), recipe=recipe, work=work)
 
 

@@ -216,13 +216,11 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
             self._start_running(state, walk)
         elif not task.saved_sp:  # copy_thread(): it never ran
             state.end, state.done = End.END_OF_STACK, True
-        elif proving and self._start_in_scheduler(state):
-            pass
         elif state.sp & 7 or not state.stack.contains(state.sp, 1):
             detail = f"the saved frame at {state.sp:#x} is not within the task's stack"
             walk.note("start-outside-stack", detail, pc=None, sp=state.sp, value=state.sp)
             state.end, state.done = End.END_OF_STACK, True
-        else:
+        elif not (proving and self._start_in_scheduler(state)):
             state.done = not self._returned(state, walk, state.pc, state.sp, adjust=0)
         return state
 

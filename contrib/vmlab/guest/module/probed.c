@@ -9,6 +9,22 @@
 #include <linux/kprobes.h>
 #include <linux/module.h>
 
+/*
+ * A ppc64 kernel that preempts itself (7.2, in QEMU 7.2 and newer) does not survive being
+ * preempted in ftrace handlers again and again: stacks and registers of other tasks are
+ * soon wrong. There each is called once, and none spins.
+ */
+#define FRAGILE (IS_ENABLED(CONFIG_PPC64) && IS_ENABLED(CONFIG_PREEMPTION))
+
+/* Between two calls of a function with a handler. */
+static void before_next(void)
+{
+	if (FRAGILE)
+		sleep_in(TASK_INTERRUPTIBLE);
+	else
+		offer_cpu();
+}
+
 /* ---- kretprobes: the return address becomes a trampoline's ---- */
 
 static kept void vmlab_krp_sleep(void)
@@ -72,7 +88,7 @@ static void act_krp_return(const struct request *request)
 
 	while (!signal_pending(current)) {
 		value = vmlab_krp_short(value);
-		offer_cpu();
+		before_next();
 	}
 }
 
@@ -202,7 +218,7 @@ static void act_fp_spin(const struct request *request)
 	{							\
 		while (!signal_pending(current)) {		\
 			vmlab_##name();				\
-			offer_cpu();				\
+			before_next();			\
 		}						\
 	}
 
@@ -211,25 +227,37 @@ TRACED(ft_args)
 TRACED(ft_spin)
 TRACED(ft_list)
 
-/* Nobody unregisters, so nobody waits for these callbacks: they may sleep. */
+static void callback_wastes(unsigned long ip, unsigned long parent,
+			    struct ftrace_ops *ops, struct ftrace_regs *regs)
+{
+	waste_ms(5);
+}
+
+/*
+ * Nobody unregisters, so nobody waits for these callbacks: they may sleep. But where an
+ * architecture has one trampoline for all, the kernel goes through its list of ops there,
+ * and it does so without preemption.
+ */
 static void callback_sleeps(unsigned long ip, unsigned long parent,
 			    struct ftrace_ops *ops, struct ftrace_regs *regs)
 {
-	sleep_in(TASK_INTERRUPTIBLE);
+	if (in_atomic())
+		waste_ms(5);
+	else
+		sleep_in(TASK_INTERRUPTIBLE);
 	stay();
 }
 
 static void callback_spins(unsigned long ip, unsigned long parent,
 			   struct ftrace_ops *ops, struct ftrace_regs *regs)
 {
-	spin();
+	if (in_atomic())
+		waste_ms(5);
+	else if (FRAGILE)
+		sleep_in(TASK_INTERRUPTIBLE);
+	else
+		spin();
 	stay();
-}
-
-static void callback_wastes(unsigned long ip, unsigned long parent,
-			    struct ftrace_ops *ops, struct ftrace_regs *regs)
-{
-	waste_ms(5);
 }
 
 static struct ftrace_ops regs_ops = {

@@ -36,6 +36,8 @@
 #define KERNEL_CALL(name) "__arm64_sys_" name
 #elif defined(__s390x__)
 #define KERNEL_CALL(name) "__s390x_sys_" name
+#elif defined(__loongarch__)
+#define KERNEL_CALL(name) "__se_sys_" name
 #else
 #define KERNEL_CALL(name) "sys_" name
 #endif
