@@ -471,6 +471,16 @@ _ROWS = (
         "The dump has the address. Disable the kretprobe and let the task return.",
     ),
     ReasonKind(
+        "livepatch-hides-caller",
+        "4.4",
+        "A livepatched function was entered by a stub that keeps its caller's address elsewhere",
+        "nobody: arch_stack_walk_reliable (powerpc) takes livepatch_handler for the caller",
+        False,
+        Effect.REFUTES,
+        "The caller is missing from the trace; its address is on the task's livepatch stack "
+        "(thread_info.livepatch_sp), at the low end of the kernel stack.",
+    ),
+    ReasonKind(
         "rethook-window",
         "4.4",
         "The task is inside a kretprobe's return trampoline",

@@ -465,6 +465,14 @@ REWRITTEN = [
         reasons=["text-not-checked"],
         setup={"graph": {18: "nowhere+8"}},
     ),
+    Case(
+        "4.4: the stub by which a livepatched function is entered stands for the caller, which is "
+        "missing: the kernel does not notice",
+        [*ASLEEP, *frame("foo+8"), *frame("livepatch_handler+0x30"), *TO_USER[6:]],
+        ["__schedule", "foo", "livepatch_handler", "entry"],
+        proof="refuted",
+        reasons=["livepatch-hides-caller"],
+    ),
     *(
         Case(
             f"4.4: a kretprobed return address of a task that is {what}: the kernel does not look",

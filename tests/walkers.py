@@ -40,6 +40,7 @@ FUNCTIONS = {
             "__schedule", "schedule", "foo", "bar", "noreturn_call", "sys_read", "entry",
             "asm_interrupt", "kthread", "ret_from_fork", "ret_from_fork_asm", "return_to_handler",
             "arch_rethook_trampoline", "common_startup_64", "undefined", "leaf",
+            "livepatch_handler",
         )
     )
 }  # fmt: skip

@@ -53,6 +53,9 @@ WALK_SIZE = 512
 LOAD_MASK, LOAD = 0xFC000003, 0xE8000000
 """The instruction ``ld``; its offset is the lower half, its base register bits 16 to 20."""
 
+LIVEPATCH_STUB = "livepatch_handler"
+"""By it a livepatched function is entered, and returns (arch/powerpc/kernel/trace)."""
+
 EMERGENCY_STACKS = ("emergency_sp", "nmi_emergency_sp", "mc_emergency_sp")
 """Members of ``struct paca_struct`` with the end of each."""
 CONTEXT_STACKS = ("hardirq_ctx", "softirq_ctx")
@@ -273,8 +276,11 @@ class Ppc64Unwinder(StackUnwinder[Ppc64State]):
             found = self._probed(state, walk, sp)
         if found is None:
             state.done = True
-        else:
-            state.pc = found
+            return
+        state.pc = found
+        if self.text.at(found, exact=False).symbol == LIVEPATCH_STUB:
+            detail = "its caller's address is on the livepatch stack"
+            walk.note("livepatch-hides-caller", detail, pc=found, sp=sp)
 
     def _probed(self, state: Ppc64State, walk: Walk, sp: int) -> int | None:
         """The kernel refuses every kretprobed function; the dump has the address."""
