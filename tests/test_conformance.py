@@ -109,24 +109,30 @@ def test_every_reliable_trace_of_these_dumps_is_proven(scanned: Scanned) -> None
 
 
 def test_running_tasks_are_walked_from_the_cpus_registers(scanned: Scanned) -> None:
-    """A task on a CPU is shown from the registers in the dump, down to where it began."""
+    """A task on a CPU is shown from the registers in the dump, down to where it began. Only ORC
+    data know for every instruction whether the frame is complete: only they prove the trace."""
     running = [r for r in scanned.reports if r.reasons and r.reasons[0].id == "running"]
     assert running
     answer = (KernelVerdict.RUNNING, -16)
     if not scanned.kernel.supports_reliable:
         answer = (KernelVerdict.UNSUPPORTED, -38)
     for report in running:
-        assert report.frames[0].found_by is FoundBy.CRASH_REGISTERS
         assert (report.kernel.verdict, report.kernel.errno) == answer
         names = [frame.code.symbol for frame in report.frames]
+        doubts = [reason.id for reason in report.reasons[1:]]
+        if scanned.dump.architecture == "loongarch64":  # whose notes lack the program counter
+            assert (names, doubts) == ([], ["no-crash-registers"])
+            continue
+        assert report.frames[0].found_by is FoundBy.CRASH_REGISTERS
+        assert names[-1] in ("ret_from_fork_asm", "ret_from_fork", "kthread")
         if names[0] == "__crash_kexec":  # where a panicking kernel saves its own registers
-            assert names[1] == "panic" and names[-1] == "ret_from_fork_asm"
-            assert [r.id for r in report.reasons[1:]] == [
-                "undefined-unwind-data",
-                "caller-searched",
-            ]
-        else:
+            assert names[1] == "panic"
+            assert doubts == ["undefined-unwind-data", "caller-searched"]
+        elif "ORC" in scanned.dump.unwinder:
             assert report.proof.verdict is ProofVerdict.PROVEN
+        else:
+            assert doubts == ["exception-boundary"]
+            assert report.proof.verdict is ProofVerdict.UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -158,6 +164,10 @@ def test_what_6_1_holds(scanned_6_1: Scanned) -> None:
 def test_plain_drgn_opens_the_dumps(scanned: Scanned) -> None:
     """A capsule is an ordinary dump for drgn: VMCOREINFO and memory, with nothing of ours."""
     prog = drgn.Program()
+    if scanned.dump.architecture == "loongarch64":  # which its libkdumpfile does not know
+        with pytest.raises(Exception, match="KDUMP_ATTR_ARCH_NAME"):
+            prog.set_core_dump(str(scanned.dump.path))
+        return
     prog.set_core_dump(str(scanned.dump.path))
     assert prog.flags & drgn.ProgramFlags.IS_LINUX_KERNEL
     assert f"OSRELEASE={scanned.dump.release}" in prog["VMCOREINFO"].string_().decode()

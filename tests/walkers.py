@@ -130,7 +130,7 @@ class FakeKernel:
     :param shadow_readable: whether the dump has the lists of real return addresses.
     :param hole: indices of words whose page the dump lacks.
     :param more: other memory: address to words.
-    :param no_call: a return address before which there is no call instruction.
+    :param no_call: a return address before and at which there is no call instruction.
     :param registers: of the CPU, for a running task; None if the dump has none.
     """
 
@@ -164,7 +164,7 @@ class FakeKernel:
             memory.put_words(place, *[address(word, place + 8 * i) for i, word in enumerate(row)])
         self.put_text()
         if no_call:
-            memory.put(address(no_call) - 8, bytes(8))
+            memory.put(address(no_call) - 8, bytes(12))
         symbols = FakeSymbols(
             {
                 "_stext": TEXT,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from drgn import Program, TypeKind
+from drgn import FaultError, Program, TypeKind
 
 from drgn_reliable.arch.base import (
     Architecture,
@@ -292,6 +292,16 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
             return False
         state.pc = pc
         return True
+
+    def excuses(self, doubt: str, state: Arm64State) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`. ``ftrace_caller`` leaves a record with the
+        address of the call that was patched in at a function's entry, not of what follows it."""
+        if doubt != "no-call-before":
+            return super().excuses(doubt, state)
+        try:
+            return ends_call(self._prog.read(state.pc, 4))
+        except FaultError:
+            return False
 
     def finish(self, state: Arm64State, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""

@@ -303,6 +303,17 @@ class Ppc64Unwinder(StackUnwinder[Ppc64State]):
         else:
             state.done = True
 
+    def excuses(self, doubt: str, state: Ppc64State) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`. In 7.2 ftrace patches a function's entry with a
+        branch to a stub of its own, and the stub calls."""
+        if doubt != "no-call-before":
+            return super().excuses(doubt, state)
+        try:
+            word = int.from_bytes(self._prog.read(state.pc - 4 & MASK, 4), "little")
+        except FaultError:
+            return False
+        return word & 0xFC000003 == 0x48000000
+
     def finish(self, state: Ppc64State, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         self.check_magic(state.task, walk)
