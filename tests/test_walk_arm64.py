@@ -298,6 +298,12 @@ CORRUPT += [
         setup={"no_call": "foo+8"},
     ),
     case(
+        "2: what ftrace patched in at a function's entry leaves its own address",
+        [*record("foo+8"), *TO_USER],
+        ["__schedule", "foo", *FRAMES[1:]],
+        setup={"patched": {"foo+4": bytes.fromhex("1f2003d5 00000094")}},
+    ),
+    case(
         "2: 99 entries fit",
         [*record("foo+8") * 96, *TO_USER],
         ["__schedule", *["foo"] * 96, *FRAMES[1:]],

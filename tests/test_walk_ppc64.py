@@ -316,6 +316,12 @@ CORRUPT += [
         setup={"no_call": "foo+8"},
     ),
     Case(
+        "2: what ftrace patched in at a function's entry branches to a stub that calls",
+        [*ASLEEP, *frame("foo+8"), *TO_USER],
+        ["__schedule", "foo", *FRAMES[1:]],
+        setup={"patched": {"foo+4": bytes.fromhex("00010048")}},
+    ),
+    Case(
         "2: 99 entries fit",
         [*ASLEEP, *frame("foo+8", size=4) * 96, *TO_USER],
         ["__schedule", *["foo"] * 96, *FRAMES[1:]],

@@ -131,6 +131,7 @@ class FakeKernel:
     :param hole: indices of words whose page the dump lacks.
     :param more: other memory: address to words.
     :param no_call: a return address before and at which there is no call instruction.
+    :param patched: other code, by the address where it begins.
     :param registers: of the CPU, for a running task; None if the dump has none.
     """
 
@@ -152,6 +153,7 @@ class FakeKernel:
         shadow_readable: bool = True,
         registers: Mapping[str, Word] | None = None,
         no_call: str = "",
+        patched: Mapping[str, bytes] | None = None,
         magic: int = MAGIC,
         hole: range = range(0),
         more: Mapping[int, list[Word]] | None = None,
@@ -165,6 +167,8 @@ class FakeKernel:
         self.put_text()
         if no_call:
             memory.put(address(no_call) - 8, bytes(12))
+        for name, code in (patched or {}).items():
+            memory.put(address(name), code)
         symbols = FakeSymbols(
             {
                 "_stext": TEXT,
