@@ -7,6 +7,7 @@ import random
 import struct
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Literal
 
 PAGE_SIZE = 4096
 _DESCRIPTOR = struct.Struct("<QIIQ")
@@ -70,8 +71,10 @@ def recompressed(data: bytes, flag: int, pack: Callable[[bytes], bytes], unpack:
     return b"".join((bytes(head), *table, *blobs))
 
 
-def elf_core(notes: bytes, pages: dict[int, bytes]) -> bytes:
-    """An ELF core file of x86_64 with a segment for each run of pages."""
+def elf_core(
+    notes: bytes, pages: dict[int, bytes], machine: int = 62, order: Literal["<", ">"] = "<"
+) -> bytes:
+    """An ELF core file, of x86_64 if nothing is said, with a segment for each run of pages."""
     runs: list[tuple[int, list[bytes]]] = []
     for number, page in sorted(pages.items()):
         if runs and number == runs[-1][0] + len(runs[-1][1]):
@@ -80,15 +83,17 @@ def elf_core(notes: bytes, pages: dict[int, bytes]) -> bytes:
             runs.append((number, [page]))
     count = 1 + len(runs)
     offset = 64 + 56 * count
-    ident = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
-    header = struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, count, 0, 0, 0)
+    ident = b"\x7fELF" + bytes((2, "<>".index(order) + 1, 1)) + bytes(9)
+    header = struct.pack(
+        order + "HHIQQQIHHHHHH", 4, machine, 1, 0, 64, 0, 0, 64, 56, count, 0, 0, 0
+    )
     size = len(notes)
-    table = [struct.pack("<IIQQQQQQ", 4, 0, offset, 0, 0, size, size, 4)]
+    table = [struct.pack(order + "IIQQQQQQ", 4, 0, offset, 0, 0, size, size, 4)]
     contents = [notes]
     for number, run in runs:
         offset += size
         size = len(run) * PAGE_SIZE
         address = number * PAGE_SIZE
-        table.append(struct.pack("<IIQQQQQQ", 1, 7, offset, 0, address, size, size, 0))
+        table.append(struct.pack(order + "IIQQQQQQ", 1, 7, offset, 0, address, size, size, 0))
         contents += run
     return b"".join((ident, header, *table, *contents))

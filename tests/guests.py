@@ -13,7 +13,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 
@@ -61,8 +61,8 @@ def oracle_pages(
     """The oracle's header at HEADER_AT, and its rows in the pages at those addresses."""
     length = len(rows) if length is None else length
     count = len(addresses) if page_count is None else page_count
-    header = struct.pack("16sQQQQ", magic, state, length, page_size, count)
-    header += struct.pack(f"{len(addresses)}Q", *addresses)
+    header = struct.pack("<16sQQQQ", magic, state, length, page_size, count)
+    header += struct.pack(f"<{len(addresses)}Q", *addresses)
     pages = {HEADER_AT: header.ljust(PAGE_SIZE, b"\0")}
     for number, address in enumerate(addresses):
         part = rows[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
@@ -70,10 +70,12 @@ def oracle_pages(
     return pages
 
 
-def elf_core(pages: dict[int, bytes]) -> bytes:
-    """A dump of an x86_64 machine that has these pages of physical memory."""
+def elf_core(
+    pages: dict[int, bytes], notes: bytes = b"", machine: int = 62, order: Literal["<", ">"] = "<"
+) -> bytes:
+    """A dump of a machine, of x86_64 if nothing is said, with these pages of memory."""
     numbered = {address // PAGE_SIZE: page for address, page in pages.items()}
-    return containers.elf_core(b"", numbered)
+    return containers.elf_core(notes, numbered, machine, order)
 
 
 class Entry(NamedTuple):
@@ -155,7 +157,8 @@ elif words[0] == "pkgnames":
     names = (home / "names").read_text().split()
     print(*(name for name in names if name.startswith(words[1])), sep="\\n")
 elif words[0] == "install":
-    print((home / "installs").read_text(), end="")
+    answer = home / f"installs-{{own[0]}}"
+    print((answer if answer.exists() else home / "installs").read_text(), end="")
 elif words[0] == "download":
     for word in words[2:]:
         name, version = word.split("=")
@@ -184,7 +187,10 @@ class Fakes:
         (home / "tar").mkdir()
 
     def answer(self, what: str, text: str) -> None:
-        """What apt prints when it is asked for "targets", "names" or "installs"."""
+        """What apt prints when it is asked for "targets", "names" or "installs".
+
+        "installs-ARCHITECTURE" is for one architecture's apt alone.
+        """
         (self.home / what).write_text(text)
 
     def package(self, name: str, files: dict[str, bytes]) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -259,6 +260,20 @@ def test_emulation_unless_kvm_is_asked_for(tmp_path: Path, kvm: bool, accelerato
     assert (options["machine"], options["cpu"]) == ("pc", "max,-cx16")
 
 
+@pytest.mark.parametrize("name", MACHINES)
+def test_every_architecture_can_be_compiled_for_and_booted(tmp_path: Path, name: str) -> None:
+    """Its row is whole, its names agree, and there is a scenario of it."""
+    machine = MACHINES[name]
+    assert machine.qemu.startswith("qemu-system-") and machine.patience >= 1
+    assert machine.cross.endswith("-linux-gnu-")
+    compiler = f"gcc-{machine.cross.rstrip('-')}"
+    assert machine.cross_packages in ((), (compiler, f"libc6-dev-{machine.debian}-cross"))
+    assert bool(machine.cross_packages) == (machine.debian != lab.Options.host)
+    note = "vmcoreinfo" in machine.arguments
+    assert note == ("qemu_fw_cfg" in machine.modules), "the guest fills the note in"
+    assert name in {scenario.load(each).architecture for each in scenario.names()}
+
+
 def test_a_scenario_says_what_the_machine_is(tmp_path: Path) -> None:
     """Memory, CPUs, type and kernel arguments of the scenario are QEMU's."""
     machine = scenario.Machine("1G", 7, "q35", "Nehalem", "quiet preempt=full")
@@ -285,6 +300,17 @@ def test_rows_are_read_page_by_page_in_the_header_s_order(size: int) -> None:
     """The pages lie anywhere, and the text ends where the header says, page boundary or not."""
     rows = ("row %d\n" * 2000 % tuple(range(2000)))[:size]
     assert oracle.read_rows(Pages(oracle_pages(rows.encode())).read, HEADER_AT) == rows
+
+
+def test_the_header_is_little_endian_on_every_machine() -> None:
+    """The bytes as a guest writes them, whatever its byte order is."""
+    numbers = (2, 3, 4096, 1, 0x5000)
+    header = b"VMLAB-ORACLE-01\0" + b"".join(n.to_bytes(8, "little") for n in numbers)
+    pages = {0x1000: header.ljust(4096, b"\0"), 0x5000: b"END".ljust(4096, b"\0")}
+    assert oracle.read_rows(Pages(pages).read, 0x1000) == "END"
+    module = (Path(lab.__file__).parent / "guest/module/vmlab_oracle.c").read_text()
+    fields = re.search(r"struct vmlab_header \{(.*?)\};", module, re.DOTALL)
+    assert fields and fields[1].count("__le64") == len(numbers)
 
 
 def test_names_of_tasks_may_be_any_bytes() -> None:
@@ -316,6 +342,24 @@ def test_a_header_that_is_none_is_refused(changes: dict[str, int], message: str)
 def test_rows_of_a_dump(tmp_path: Path) -> None:
     """They are read from a core file by physical address."""
     (tmp_path / "vmcore").write_bytes(elf_core(oracle_pages(ROWS.encode())))
+    assert oracle.read_dump(tmp_path / "vmcore", HEADER_AT) == ROWS
+
+
+ELVES: dict[str, tuple[int, Literal["<", ">"]]] = {
+    "aarch64": (183, "<"),
+    "s390x": (22, ">"),
+    "ppc64le, as QEMU 7.2 marks it": (21, ">"),
+    "ppc64le": (21, "<"),
+}
+
+
+@pytest.mark.parametrize(("machine", "order"), ELVES.values(), ids=ELVES.keys())
+def test_rows_of_another_architecture_s_dump(
+    tmp_path: Path, machine: int, order: Literal["<", ">"]
+) -> None:
+    """Of the file's byte order nothing is needed but its own headers."""
+    core = elf_core(oracle_pages(ROWS.encode()), machine=machine, order=order)
+    (tmp_path / "vmcore").write_bytes(core)
     assert oracle.read_dump(tmp_path / "vmcore", HEADER_AT) == ROWS
 
 

@@ -169,6 +169,10 @@ ENDINGS = {
         f"connect(); say('Kernel panic - not syncing: no init'); say('{READY}'); time.sleep(9)",
         "no init",
     ),
+    "is damaged": (
+        f"say('{READY}'); serve(connect(), 1); say('[1.0] Oops: Kernel access [#1]')",
+        "Oops: Kernel access [#1]",
+    ),
     "panics after the announcement": (
         f"say('{READY}'); serve(connect(), 1); say('Kernel panic - not syncing: BUG')",
         "BUG",

@@ -7,11 +7,13 @@ import hashlib
 import json
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -21,7 +23,7 @@ from contrib.vmlab.guest import GuestError
 from contrib.vmlab.packages import PackageError
 from contrib.vmlab.scenario import ScenarioError
 
-from .guests import ROWS, is_alive, put_program
+from .guests import ROWS, elf_core, is_alive, put_program
 
 ROOT = Path(__file__).parents[1]
 SCENARIO = scenario.Scenario("mine", "a test", "x86_64", ("sid",), "6.1.0-*")
@@ -100,6 +102,26 @@ def test_what_is_left_is_the_dump_and_nothing_else(tmp_path: Path) -> None:
     found = sorted(path.name for path in output.iterdir())
     assert found == ["console.log", "manifest.json", "oracle.txt", "vmcore"]
     assert output.stat().st_mode & 0o777 == 0o755
+
+
+SAID = "vmlab: VMCOREINFO at physical 0x0000000003bca000, 0x1024 bytes\n"
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("note", [False, True])
+def test_the_manifest_says_where_vmcoreinfo_is(
+    tmp_path: Path, order: Literal["<", ">"], note: bool
+) -> None:
+    """Whether the file has the note, and the place in memory that the guest told, if it did."""
+    text = b"OSRELEASE=6.1\0\0\0"
+    notes = struct.pack(order + "III", 11, len(text), 0) + b"VMCOREINFO\0\0" + text
+    core = elf_core({0x1000: bytes(4096)}, notes if note else b"", order=order)
+    (tmp_path / "vmcore").write_bytes(core)
+    (tmp_path / "console.log").write_text("booting\n")
+    assert lab.vmcoreinfo_of(tmp_path) == {"note": note}
+    (tmp_path / "console.log").write_text(f"booting\n[ 1.0] {SAID}")
+    place = {"physical": "0x0000000003bca000", "bytes": 0x1024}
+    assert lab.vmcoreinfo_of(tmp_path) == {"note": note, **place}
 
 
 PROBLEMS = (

@@ -324,6 +324,63 @@ def test_from_packages_to_what_the_guest_boots(
     assert not list(tmp_path.glob("cache/roots/*/vmlab-*")), "the workspace is gone"
 
 
+HOST = ("dash", "mawk", "gcc-aarch64-linux-gnu", "linux-kbuild-7")
+TARGET = (
+    "busybox-static",
+    "gcc-14",
+    "linux-image-7-arm64",
+    "linux-kbuild-7",
+    "linux-headers-7-arm64",
+)
+
+
+def test_for_another_architecture_only_headers_and_busybox_are_its_own(
+    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiler and kernel's scripts are this machine's; what boots and what runs is the guest's."""
+    fakes.answer("names", "linux-image-7-arm64\n")
+    for architecture, names in (("amd64", HOST), ("arm64", TARGET)):
+        lines = (f"Inst {name} (1 Debian:13 [{architecture}])\n" for name in names)
+        fakes.answer(f"installs-{architecture}", "".join(lines))
+    for name in (*HOST, *TARGET):
+        fakes.package(name, {f"usr/share/{name}": b"", **NEEDED.get(name, {})})
+    fakes.package("linux-image-7-arm64", {"boot/vmlinuz-7": b"i", "lib/qemu_fw_cfg.ko": b"fw_cfg"})
+    fake_unshare(tmp_path, monkeypatch, BUILD.replace("gcc)", "aarch64-linux-gnu-gcc)"))
+    wanted = Scenario("mine", "", "aarch64", ("sid",), "7-*")
+    options = lab.Options(tmp_path / "cache", "http://mirror.invalid/debian")
+    lab.prepare(wanted, MACHINES["aarch64"], tmp_path / "initramfs", options, print)
+    found = contents((tmp_path / "initramfs").read_bytes())
+    assert found["bin/busybox"][1] == b"busybox"
+    assert found["bin/states"][1].startswith(b"states of")
+    for kind, names in (
+        ("build", [*HOST, "linux-headers-7-arm64"]),
+        ("guest", ["busybox-static"]),
+    ):
+        (root,) = tmp_path.glob(f"cache/roots/{kind}-*")
+        assert {path.name for path in root.glob("usr/share/*")} == set(names)
+    asked = [call for call in fakes.calls() if " install " in call]
+    assert any("linux-kbuild-7" in call and "gcc-aarch64-linux-gnu" in call for call in asked)
+
+
+def test_another_process_may_make_the_same_root(
+    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes second takes the root of the first, and leaves nothing of its own."""
+    kernel_packages(fakes)
+    apt = fetchable(tmp_path, fakes)
+    rename = Path.rename
+
+    def late(path: Path, target: Path) -> Path:
+        if path.name.startswith(".kernel-"):
+            (target / "first").mkdir(parents=True)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    root = roots.kernel_root(apt, tmp_path / "cache", "6.1.0-9-amd64")
+    assert [path.name for path in root.iterdir()] == ["first"]
+    assert list(root.parent.iterdir()) == [root]
+
+
 def test_a_crash_kernel_and_its_initramfs_are_in_the_guest_s(
     tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ ARMED, READY, OVERFLOW = 1, 2, 3
 # Little-endian on every machine: magic, state, length, page size, page count.
 HEADER = struct.Struct("<16sQQQQ")
 ANNOUNCEMENT = re.compile(r"vmlab: oracle header at physical (0x[0-9a-f]+)")
-FAILURE = re.compile(r"vmlab: failed:(.*)|Kernel panic - not syncing: (?!vmlab:)(.*)")
+FAILURE = re.compile(r"vmlab: failed:(.*)|Kernel panic - not syncing: (?!vmlab:)(.*)|\b(Oops: .*)")
 
 Say = Callable[[str], None]
 

@@ -9,6 +9,22 @@
 #include <linux/kprobes.h>
 #include <linux/module.h>
 
+/*
+ * A ppc64 kernel that preempts itself (7.2, in QEMU 7.2 and newer) does not survive being
+ * preempted in ftrace handlers again and again: stacks and registers of other tasks are
+ * soon wrong. There each is called once, and none spins.
+ */
+#define FRAGILE (IS_ENABLED(CONFIG_PPC64) && IS_ENABLED(CONFIG_PREEMPTION))
+
+/* Between two calls of a function with a handler. */
+static void before_next(void)
+{
+	if (FRAGILE)
+		sleep_in(TASK_INTERRUPTIBLE);
+	else
+		offer_cpu();
+}
+
 /* ---- kretprobes: the return address becomes a trampoline's ---- */
 
 static kept void vmlab_krp_sleep(void)
@@ -72,7 +88,7 @@ static void act_krp_return(const struct request *request)
 
 	while (!signal_pending(current)) {
 		value = vmlab_krp_short(value);
-		offer_cpu();
+		before_next();
 	}
 }
 
@@ -202,7 +218,7 @@ static void act_fp_spin(const struct request *request)
 	{							\
 		while (!signal_pending(current)) {		\
 			vmlab_##name();				\
-			offer_cpu();				\
+			before_next();			\
 		}						\
 	}
 
@@ -237,6 +253,8 @@ static void callback_spins(unsigned long ip, unsigned long parent,
 {
 	if (in_atomic())
 		waste_ms(5);
+	else if (FRAGILE)
+		sleep_in(TASK_INTERRUPTIBLE);
 	else
 		spin();
 	stay();
