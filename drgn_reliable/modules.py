@@ -75,11 +75,14 @@ class ModuleList:
         self.problem: str | None = None
         if head is None:
             return
+        address = head
         try:
             for address in container_nodes(prog, head, self._layout.offsets["list"], 1 << 16):
                 self._add(address)
-        except (BrokenList, FaultError) as e:
-            self.problem = f"modules: {missing(e)}"
+        except FaultError as e:
+            self.problem = f"modules: structure at {address:#x} {missing(e)}"
+        except BrokenList as e:
+            self.problem = f"modules: {e}"
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self._modules)
