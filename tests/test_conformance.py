@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import replace
+from importlib import resources
 
 import drgn
+import jsonschema
 import pytest
 
 from contrib.vmlab.conform import differences
@@ -16,6 +19,7 @@ from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.model import CodeKind, FoundBy
 from tests.conftest import CONFORMING, Scanned
 from tests.dumps import VMCORES
+from tests.reports import reported
 
 MEGABYTE = 1 << 20
 TRANSLATED = ("aarch64", "x86_64")
@@ -47,6 +51,13 @@ def test_every_verdict_and_entry_is_the_kernels_own(
     request.config.stash[CONFORMING].append(line)
     assert total > 150
     assert wrong == []
+
+
+def test_the_json_of_every_dump_is_what_the_schema_says(scanned: Scanned) -> None:
+    """The contract holds for every architecture."""
+    name = "schema/drgn-reliable-1.json"
+    schema = json.loads(resources.files("drgn_reliable").joinpath(name).read_text())
+    jsonschema.validate(json.loads(reported(str(scanned.dump.path))), schema)
 
 
 def test_a_difference_is_seen(scanned_6_1: Scanned) -> None:

@@ -620,7 +620,9 @@ def test_what_lies_around_a_modules_parts_is_none() -> None:
 @pytest.mark.parametrize(
     ("next_of_first", "problem"),
     [
-        pytest.param(0xFFFF888000F00000, "structure at 0xffff888000effff8 not readable", id="unreadable module"),
+        pytest.param(
+            0xFFFF888000F00000, "at 0xffff888000effff8 not readable", id="unreadable module"
+        ),
         pytest.param(HEAP + 0x1000 + LIST_IN_MODULE, "leads back", id="loop"),
         pytest.param(0, "null pointer", id="null pointer"),
     ],
