@@ -338,7 +338,7 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
             detail = f"the frame at {sp:#x} returns to a kretprobe"
             walk.note("rethook-refused", detail, pc=state.pc, sp=sp, value=sp)
             # Every node's key is 0 here; the list has the youngest first.
-            found = self.probed_return(state, walk, 0)
+            found = self.probed_return(state, walk, 0, looked_up=False)
         if found is None:
             return False
         state.pc = self.facts.called_at(found - adjust & MASK)
