@@ -84,6 +84,12 @@ class FoundBy(str, Enum):
     """The traced function's real return address, from the task's shadow stack."""
     KRETPROBE = "kretprobe"
     """The probed function's real return address, from the task's list of probes."""
+    DWARF = "dwarf cfi"
+    """Call frame information of debug files; the return address was on the stack."""
+    DWARF_LINK = "dwarf cfi, link register"
+    """The same; the function had not saved its return address, or had restored it already."""
+    SFRAME = "sframe"
+    SFRAME_LINK = "sframe, link register"
     BPF_FRAME_POINTER = "bpf frame pointer"
     SEARCH = "search for the call"
     """No metadata: the first word on the stack that follows a call to the function below. Never

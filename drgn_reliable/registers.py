@@ -122,6 +122,4 @@ class CrashRegisters:
             found = self._prog.stack_trace(pointer)[0].registers()
         except (LookupError, ValueError, FaultError, IndexError):
             return None
-        if not all(name in found for name in self._drgn_names.values()):
-            return None
-        return {ours: found[theirs] for ours, theirs in self._drgn_names.items()}
+        return {ours: found[theirs] for ours, theirs in self._drgn_names.items() if theirs in found}

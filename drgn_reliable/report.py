@@ -91,14 +91,11 @@ def collector_paused() -> Iterator[None]:
 
 
 def merged_reasons(walk: Walk, proof: Walk) -> tuple[Reason, ...]:
-    """The reasons of both walks, each once, the one that stopped the kernel first. Of one that
-    both met, the number of its frame is the proof's, whose frames are shown."""
-    if not walk.reasons:
-        return ()
+    """The reasons of both walks, each once, the one that stopped the kernel first. One that both
+    met is told as the proof does, whose frames are shown."""
     refusal = [reason for reason in walk.reasons if CATALOGUE[reason.id].kernel][:1]
-    found = {reason._replace(frame=0): reason for reason in refusal + walk.reasons}
-    found |= {reason._replace(frame=0): reason for reason in proof.reasons}
-    return tuple(found.values())
+    every = refusal + walk.reasons + proof.reasons
+    return tuple({reason._replace(frame=0, detail=""): reason for reason in every}.values())
 
 
 def scan(prog: Program, progress: Callable[[Iterable[Task]], Iterable[Task]] = iter) -> DumpReport:

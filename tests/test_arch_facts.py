@@ -92,7 +92,9 @@ def arm64_dump(
 def test_arm64_registers_and_the_last_record() -> None:
     """x29 and x30 are elements of an array; the record is a member since 4.10."""
     facts = arm64_dump().facts(arm64.Facts)
-    assert facts.register_offsets == {"sp": 248, "pc": 256, "pstate": 264, "fp": 232, "lr": 240}
+    others = {f"x{i}": 8 * i for i in range(29)}
+    named = {"sp": 248, "pc": 256, "pstate": 264, "fp": 232, "lr": 240}
+    assert facts.register_offsets == others | named
     assert facts.status_offsets == facts.register_offsets
     assert facts.regs_size == 320
     assert facts.user_regs(STACK) == STACK + SIZE - 320
@@ -174,8 +176,17 @@ def s390x_dump(**lowcore: str) -> Dump:
 def test_s390x_registers() -> None:
     """A note has the PSW and the general registers first, pt_regs has arguments before them."""
     facts = s390x_dump().facts(s390x.Facts)
-    assert facts.register_offsets == {"psw.mask": 8, "psw.addr": 16, "r14": 136, "r15": 144}
-    assert facts.status_offsets == {"psw.mask": 0, "psw.addr": 8, "r14": 128, "r15": 136}
+    general = {f"r{i}": 8 * i for i in range(16)}
+    assert facts.register_offsets == {
+        "psw.mask": 8,
+        "psw.addr": 16,
+        **{name: 24 + at for name, at in general.items()},
+    }
+    assert facts.status_offsets == {
+        "psw.mask": 0,
+        "psw.addr": 8,
+        **{name: 16 + at for name, at in general.items()},
+    }
     assert facts.user_regs(STACK) == STACK + SIZE - facts.regs_size
     assert facts.task_stack(STACK) == Range("task", STACK, STACK + SIZE)
 
@@ -259,7 +270,8 @@ def ppc64_dump(code: list[int] | None = NEW_CODE, **symbols: int) -> Dump:
 def test_ppc64_registers() -> None:
     """r1 is an element of an array, in a note as on a stack."""
     facts = ppc64_dump(**SINCE_6_4).facts(ppc64.Facts)
-    assert facts.register_offsets == {"nip": 256, "msr": 264, "link": 288, "r1": 8}
+    general = {f"r{i}": 8 * i for i in range(32)}
+    assert facts.register_offsets == {"nip": 256, "msr": 264, "link": 288, **general}
     assert facts.status_offsets == facts.register_offsets
     assert (facts.regs_size, facts.thread_struct_size) == (REGS, 1344)
 

@@ -21,11 +21,12 @@ from drgn_reliable.arch.base import (
     Range,
     StackRegisters,
     StackState,
-    StackUnwinder,
 )
+from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.memory import MASK, StackMemory
 from drgn_reliable.model import CodeKind, End, FoundBy, Walk
 from drgn_reliable.symbols import Symbols
+from drgn_reliable.tables.framerule import Abi, CallerRegisters
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules
 from drgn_reliable.walk import Unwinder
@@ -49,7 +50,21 @@ REGISTERS: Mapping[str, str] = {"pc": "pc", "sp": "sp", "pstate": "pstate"}
 """Members of ``struct pt_regs``, and what drgn calls these registers. x29 and x30 are elements of
 its array ``regs``."""
 
-FRAME_POINTER, LINK_REGISTER = 29, 30
+FRAME_POINTER, LINK_REGISTER, STACK_POINTER = 29, 30, 31
+"""As DWARF numbers them (AADWARF64); the first two are elements of ``regs``, too."""
+
+ABI = Abi(
+    names={
+        **{i: f"x{i}" for i in range(FRAME_POINTER)},
+        FRAME_POINTER: "fp",
+        LINK_REGISTER: "lr",
+        STACK_POINTER: "sp",
+    },
+    sp=STACK_POINTER,
+    fp=FRAME_POINTER,
+    ra=LINK_REGISTER,
+    preserved=range(19, LINK_REGISTER),
+)
 
 
 def ends_call(code: bytes) -> bool:
@@ -74,8 +89,7 @@ class Facts(KernelFacts):
         regs = prog.type("struct pt_regs")
         array = self._offset(regs, "regs")
         self.register_offsets |= {
-            "fp": array + 8 * FRAME_POINTER,
-            "lr": array + 8 * LINK_REGISTER,
+            name: array + 8 * i for i, name in ABI.names.items() if i != STACK_POINTER
         }
         self.record_offset = self._offset(regs, "stackframe")
         """Of the frame record in ``struct pt_regs``."""
@@ -137,9 +151,10 @@ class Arm64State(StackState):
         """What was read of the present stack ends here; the next record is not below."""
 
 
-class Arm64Unwinder(StackUnwinder[Arm64State]):
+class Arm64Unwinder(ChainUnwinder[Arm64State]):
     """See :class:`drgn_reliable.walk.Unwinder`."""
 
+    ABI = ABI
     name = "frame records"
     frame_pointers = True
     checks_text = False
@@ -164,26 +179,40 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
             return
         state.regs = registers
         state.pc, state.sp, state.fp = (registers.get(name) or 0 for name in ("pc", "sp", "fp"))
-        if not self._in_user_mode(state):
+        if not self.in_user_mode(state):
             self.enter_first(state, walk, state.sp)
 
     # One step ----------------------------------------------------------------------------
 
-    def _in_user_mode(self, state: Arm64State) -> bool:
-        return state.regs is not None and not (state.regs.get("pstate") or 0) & USER_MODE
-
-    def at_user_registers(self, state: Arm64State, walk: Walk) -> bool:
-        """See :class:`drgn_reliable.walk.Unwinder`. Only a CPU's registers are ever of user mode:
-        a walk ends at the record in them before it comes to those on a stack."""
-        if state.regs is None:
+    def in_user_mode(self, state: Arm64State) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`. Only a CPU's registers are ever of
+        user mode: a walk ends at the record in them before it comes to those on a stack."""
+        regs = state.regs
+        if regs is None or regs.address is not None:
             return False
-        if state.regs.address is None and self._in_user_mode(state):
-            return True
-        self.note_boundary(state, walk)
-        return False
+        return not (regs.get("pstate") or 0) & USER_MODE
 
-    def step(self, state: Arm64State, walk: Walk) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
+    def chain_fits(self, state: Arm64State, caller: CallerRegisters) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: x29 is the caller's own, or points
+        to the record with which the function saved it."""
+        fp = caller.registers.get(FRAME_POINTER)
+        word = state.stack.word
+        if fp == state.fp:
+            return True
+        saved = word(state.fp + 8)
+        return fp == word(state.fp) and saved is not None and self._is_same(saved, caller.pc)
+
+    def _is_same(self, one: int, other: int) -> bool:
+        return self.plain_address(one) == self.plain_address(other)
+
+    def return_to(self, state: Arm64State, walk: Walk, caller: CallerRegisters) -> None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        state.fp = caller.registers.get(FRAME_POINTER, 0)
+        state.pc, state.sp = self.plain_address(caller.pc), caller.sp
+        state.done = not self._recover(state, walk)
+
+    def follow_chain(self, state: Arm64State, walk: Walk) -> None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         record = state.fp
         if not self.facts.has_meta and record == self.facts.final_record(state.task.stack):
             state.end, state.done = End.END_OF_STACK, True
@@ -202,7 +231,7 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
         elif not self._to_exception(state, walk, record, fp, pc):
             state.regs, state.exact, state.found_by = None, False, FoundBy.FRAME_POINTER
             state.consumed = record + RECORD_SIZE
-            state.fp, state.pc, state.sp = fp, self._stripped(pc), record + RECORD_SIZE
+            state.fp, state.pc, state.sp = fp, self.plain_address(pc), record + RECORD_SIZE
             state.done = not self._recover(state, walk)
 
     def _accessible(self, state: Arm64State, walk: Walk, at: int, size: int) -> bool:
@@ -266,13 +295,14 @@ class Arm64Unwinder(StackUnwinder[Arm64State]):
             return
         state.consumed = at + size
         state.regs, state.exact, state.found_by = regs, True, FoundBy.PT_REGS
-        state.fp, state.pc, state.sp = fp, self._stripped(pc), sp
+        state.fp, state.pc, state.sp = fp, self.plain_address(pc), sp
         state.done = not self._recover(state, walk)
 
     # Return addresses --------------------------------------------------------------------
 
-    def _stripped(self, pc: int) -> int:
-        """Without its authentication code: bit 55 tells a kernel address."""
+    def plain_address(self, pc: int) -> int:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: without its authentication code; bit
+        55 tells a kernel address."""
         return pc | self.facts.pac_mask if pc >> 55 & 1 else pc
 
     def _recover(self, state: Arm64State, walk: Walk) -> bool:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from drgn import FaultError, Program, sizeof
 
 from drgn_reliable.errors import MissingInformation
+from drgn_reliable.frameinfo import FrameInformation
 from drgn_reliable.memory import MASK, StackMemory, byte_order, member_offset
 from drgn_reliable.model import End, FoundBy, Walk
 from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
@@ -165,6 +166,7 @@ class Parts:
     graph: FunctionGraph
     probes: ReturnProbes
     cpu_registers: Callable[[Task], Mapping[str, int] | None]
+    information: FrameInformation = field(default_factory=FrameInformation)
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class Architecture:
 class StackState(State):
     """Where a walk stands and where it may read."""
 
-    __slots__ = ("task", "regs", "stack", "stacks", "visited", "cursor")
+    __slots__ = ("task", "regs", "registers", "stack", "stacks", "visited", "cursor")
 
     def __init__(self, task: Task, stack: StackMemory, proving: bool) -> None:
         self.task = task
@@ -196,6 +198,9 @@ class StackState(State):
         self.found_by = FoundBy.SWITCH_FRAME
         self.regs: StackRegisters | CpuRegisters | None = None
         """The exception's registers that gave this frame; None if a call gave it."""
+        self.registers: Mapping[int, int] | None = None
+        """All registers that call frame information computed for this frame, by DWARF's numbers;
+        None where it did not."""
         self.stack = stack
         self.stacks: Sequence[Range] = ()
         """Stacks that the walk may pass to: none for a task that is not running."""
@@ -323,12 +328,16 @@ class StackUnwinder(Generic[S]):
 
     # Exceptions (4.3) --------------------------------------------------------------------
 
-    def note_boundary(self, state: S, walk: Walk) -> None:
+    def note_boundary(self, state: S, walk: Walk, why: str = "") -> None:
         """The frame was interrupted. It may not have saved its return address yet, which only
-        metadata for every instruction would tell: then its caller is missing from the chain."""
+        metadata for every instruction would tell: then its caller is missing from the chain.
+
+        :param why: there is none that decides it.
+        """
         at = state.regs.address if state.regs else None
         what = "an exception's registers" if at is not None else "the CPU's registers"
         detail = what if at is None else f"{what} at {at:#x}"
+        detail += f"; {why}" if why else ""
         walk.note("exception-boundary", detail, pc=state.pc, sp=state.sp)
 
     # Rewritten return addresses (4.4) ----------------------------------------------------

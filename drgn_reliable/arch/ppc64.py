@@ -22,11 +22,12 @@ from drgn_reliable.arch.base import (
     Range,
     StackRegisters,
     StackState,
-    StackUnwinder,
 )
+from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.memory import MASK, StackMemory, member_offset
 from drgn_reliable.model import CodeKind, End, FoundBy, TaskKind, Walk
 from drgn_reliable.symbols import Symbols
+from drgn_reliable.tables.framerule import Abi, CallerRegisters
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules
 from drgn_reliable.walk import Unwinder
@@ -65,8 +66,16 @@ USER_MODE = 1 << 14
 """``MSR_PR``."""
 
 REGISTERS: Mapping[str, str] = {"nip": "nip", "link": "lr", "msr": "msr"}
-"""Members of ``struct pt_regs``, and what drgn calls these registers; r1 is an element of its
-array ``gpr``."""
+"""Members of ``struct pt_regs``, and what drgn calls these registers; the others are elements of
+its array ``gpr``."""
+
+ABI = Abi(
+    names={**{i: f"r{i}" for i in range(32)}, 65: "link"},
+    sp=1,
+    fp=31,
+    ra=65,
+    preserved=range(14, 32),
+)
 
 
 def ends_call(code: bytes) -> bool:
@@ -88,7 +97,8 @@ class Facts(KernelFacts):
 
     def __init__(self, prog: Program, symbols: Symbols) -> None:
         super().__init__(prog, symbols)
-        self.register_offsets["r1"] = self._offset(prog.type("struct pt_regs"), "gpr") + 8
+        gpr = self._offset(prog.type("struct pt_regs"), "gpr")
+        self.register_offsets |= {f"r{i}": gpr + 8 * i for i in range(32)}
         self.thread_struct_size: int = sizeof(prog.type("struct thread_struct"))
         self.old_ends = symbols.address("start_kernel_thread") is None
         """Kernel threads have as much above their last frame as user tasks, as before 6.4."""
@@ -160,9 +170,10 @@ class Ppc64State(StackState):
         self.last = last
 
 
-class Ppc64Unwinder(StackUnwinder[Ppc64State]):
+class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
     """See :class:`drgn_reliable.walk.Unwinder`."""
 
+    ABI = ABI
     name = "back chain"
     checks_text = False
     """It is checked before it is recovered, in :meth:`_to_frame`."""
@@ -198,25 +209,29 @@ class Ppc64Unwinder(StackUnwinder[Ppc64State]):
             return
         state.regs = registers
         state.pc, state.sp = registers.get("nip") or 0, registers.get("r1") or 0
-        if not self._in_user_mode(state):
+        if not self.in_user_mode(state):
             self.enter_first(state, walk, state.sp)
 
     # One step ----------------------------------------------------------------------------
 
-    def _in_user_mode(self, state: Ppc64State) -> bool:
-        return state.regs is not None and bool((state.regs.get("msr") or 0) & USER_MODE)
-
-    def at_user_registers(self, state: Ppc64State, walk: Walk) -> bool:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-        if state.regs is None:
+    def in_user_mode(self, state: Ppc64State) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        regs = state.regs
+        if regs is None or regs.address is not None:
             return False
-        if state.regs.address is None and self._in_user_mode(state):
-            return True
-        self.note_boundary(state, walk)
-        return False
+        return bool((regs.get("msr") or 0) & USER_MODE)
 
-    def step(self, state: Ppc64State, walk: Walk) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
+    def chain_fits(self, state: Ppc64State, caller: CallerRegisters) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: r1 is the caller's own, or points to
+        the new frame, which is linked as it is made."""
+        return caller.sp in (state.sp, state.stack.word(state.sp))
+
+    def return_to(self, state: Ppc64State, walk: Walk, caller: CallerRegisters) -> None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        self._go_on_at(state, walk, caller.pc, caller.sp)
+
+    def follow_chain(self, state: Ppc64State, walk: Walk) -> None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         state.done = True  # until it is known where to go on
         chain = self.read(state, walk, state.sp)
         if chain is None or not self._reachable(state, walk, chain):
@@ -265,6 +280,11 @@ class Ppc64Unwinder(StackUnwinder[Ppc64State]):
             if marker in REGS_MARKERS:
                 self._to_registers(state, walk, sp + self.facts.regs_at)
                 return
+        self._go_on_at(state, walk, pc, sp)
+
+    def _go_on_at(self, state: Ppc64State, walk: Walk, pc: int, sp: int) -> None:
+        """Put the real return address in place of a tracer's; the key is the stack pointer."""
+        state.sp = sp
         if self.text.at(pc, exact=False).kind is CodeKind.UNKNOWN:
             walk.note("not-kernel-text", f"{pc:#x} is not kernel text", pc=pc, sp=sp, value=pc)
             state.done = True

@@ -20,11 +20,12 @@ from drgn_reliable.arch.base import (
     Range,
     StackRegisters,
     StackState,
-    StackUnwinder,
 )
+from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.memory import MASK, member_offset
 from drgn_reliable.model import End, FoundBy, Walk
 from drgn_reliable.symbols import Symbols
+from drgn_reliable.tables.framerule import Abi, CallerRegisters
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules
 from drgn_reliable.walk import Unwinder
@@ -44,6 +45,15 @@ USER_MODE = 1 << 48
 REGISTERS: Mapping[str, str] = {"psw.mask": "pswm", "psw.addr": "pswa"}
 """Members of ``struct pt_regs``, and what drgn calls these registers; r14 and r15 are elements of
 its array ``gprs``."""
+
+ABI = Abi(
+    names={i: f"r{i}" for i in range(16)},
+    sp=15,
+    fp=11,
+    ra=14,
+    preserved=range(6, 14),
+    sp_below_cfa=FRAME_SIZE,
+)
 
 
 def ends_call(code: bytes) -> bool:
@@ -70,13 +80,13 @@ class Facts(KernelFacts):
     def __init__(self, prog: Program, symbols: Symbols) -> None:
         super().__init__(prog, symbols)
         gprs = self._offset(prog.type("struct pt_regs"), "gprs")
-        self.register_offsets |= {"r14": gprs + 8 * 14, "r15": gprs + 8 * 15}
+        self.register_offsets |= {name: gprs + 8 * i for i, name in ABI.names.items()}
 
     @property
     def status_offsets(self) -> Mapping[str, int]:
         """See :class:`drgn_reliable.arch.base.KernelFacts`: ``s390_regs`` begins with the PSW and
         the general registers."""
-        return {"psw.mask": 0, "psw.addr": 8, "r14": 16 + 8 * 14, "r15": 16 + 8 * 15}
+        return {"psw.mask": 0, "psw.addr": 8, **{r: 16 + 8 * i for i, r in ABI.names.items()}}
 
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
         """See :class:`drgn_reliable.arch.base.KernelFacts` (arch/s390/kernel/dumpstack.c)."""
@@ -93,9 +103,10 @@ class Facts(KernelFacts):
                 yield Range(name.removesuffix("_stack"), low, low + self.thread_size)
 
 
-class S390xUnwinder(StackUnwinder[StackState]):
+class S390xUnwinder(ChainUnwinder[StackState]):
     """See :class:`drgn_reliable.walk.Unwinder`."""
 
+    ABI = ABI
     name = "back chain"
 
     # Start -------------------------------------------------------------------------------
@@ -123,26 +134,31 @@ class S390xUnwinder(StackUnwinder[StackState]):
             return
         state.regs = registers
         state.pc, state.sp = registers.get("psw.addr") or 0, registers.get("r15") or 0
-        if not self._in_user_mode(state):
+        if not self.in_user_mode(state):
             self.enter_first(state, walk, state.sp)
 
     # One step ----------------------------------------------------------------------------
 
-    def _in_user_mode(self, state: StackState) -> bool:
-        return state.regs is not None and bool((state.regs.get("psw.mask") or 0) & USER_MODE)
-
-    def at_user_registers(self, state: StackState, walk: Walk) -> bool:
-        """See :class:`drgn_reliable.walk.Unwinder`. Of user registers on a stack a walk sees only
-        where they are."""
-        if state.regs is None:
+    def in_user_mode(self, state: StackState) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`. Of user registers on a stack a walk
+        sees only where they are."""
+        regs = state.regs
+        if regs is None or regs.address is not None:
             return False
-        if state.regs.address is None and self._in_user_mode(state):
-            return True
-        self.note_boundary(state, walk)
-        return False
+        return bool((regs.get("psw.mask") or 0) & USER_MODE)
 
-    def step(self, state: StackState, walk: Walk) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
+    def chain_fits(self, state: StackState, caller: CallerRegisters) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: r15 is the caller's own, or
+        the chain of the new frame leads to it."""
+        return caller.sp in (state.sp, state.stack.word(state.sp + BACK_CHAIN_AT & MASK))
+
+    def return_to(self, state: StackState, walk: Walk, caller: CallerRegisters) -> None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        state.sp = caller.sp
+        self._go_on_at(state, walk, caller.pc)
+
+    def follow_chain(self, state: StackState, walk: Walk) -> None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         state.done = True  # until it is known where to go on
         chain = self.read(state, walk, state.sp + BACK_CHAIN_AT & MASK)
         if chain is None:

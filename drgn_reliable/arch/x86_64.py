@@ -12,8 +12,9 @@ from drgn import FaultError, Program, sizeof
 from drgn_reliable.arch.base import KernelFacts, Range
 from drgn_reliable.memory import MASK, member_offset
 from drgn_reliable.symbols import Symbols
+from drgn_reliable.tables.framerule import Abi
 
-__all__ = ("Facts", "direct_call_target", "ends_call", "vsyscall_page")
+__all__ = ("ABI", "Facts", "direct_call_target", "ends_call", "vsyscall_page")
 
 LONGEST_CALL = 8
 """Bytes before a return address that are looked at for a call instruction."""
@@ -53,16 +54,22 @@ FRED_ENTRY = "asm_fred_entrypoint_user"
 FRED_PADDING = 16
 """Bytes that a kernel built with FRED (6.9) leaves above the user registers."""
 
+ABI = Abi(
+    names={
+        **dict(enumerate(("ax", "dx", "cx", "bx", "si", "di", "bp", "sp"))),
+        **{i: f"r{i}" for i in range(8, 16)},
+    },
+    sp=7,
+    fp=6,
+    ra=16,
+    preserved=(3, 6, 12, 13, 14, 15),
+    links=False,
+)
+
 REGISTERS: Mapping[str, str] = {
-    "r13": "r13",
-    "bp": "rbp",
-    "r10": "r10",
-    "ax": "rax",
-    "dx": "rdx",
-    "di": "rdi",
+    **{name: name if name[1:].isdigit() else f"r{name}" for name in ABI.names.values()},
     "ip": "rip",
     "cs": "cs",
-    "sp": "rsp",
 }
 """The members of ``struct pt_regs`` that are used, and what drgn calls these registers. The
 registers in an ``NT_PRSTATUS`` note begin in the same order (``struct user_regs_struct``)."""

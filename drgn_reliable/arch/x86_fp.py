@@ -9,9 +9,12 @@ A frame record is two words, the caller's frame pointer and the return address. 
 from __future__ import annotations
 
 from drgn_reliable.arch.base import StackRegisters, StackState
+from drgn_reliable.arch.chain import ChainUnwinder
+from drgn_reliable.arch.x86_64 import ABI
 from drgn_reliable.arch.x86_unwinder import X86Unwinder, in_user_mode
 from drgn_reliable.memory import MASK, StackMemory
 from drgn_reliable.model import End, FoundBy, Walk
+from drgn_reliable.tables.framerule import CallerRegisters
 from drgn_reliable.tasks import Task
 
 __all__ = ("FramePointerUnwinder",)
@@ -24,18 +27,21 @@ ENCODED = 1
 class FramePointerState(StackState):
     """The frame that a walk is at: a record at ``bp``, or ``regs``."""
 
-    __slots__ = ("bp", "frame_end")
+    __slots__ = ("bp", "frame_end", "following")
 
     def __init__(self, task: Task, stack: StackMemory, proving: bool) -> None:
         super().__init__(task, stack, proving)
         self.bp = 0
         self.frame_end = 0
         """Where the frame's own words end; 0 before the first."""
+        self.following: int | None = None
+        """BP in this frame, where call frame information found it: no record did."""
 
 
-class FramePointerUnwinder(X86Unwinder[FramePointerState]):
+class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePointerState]):
     """See :class:`drgn_reliable.walk.Unwinder`."""
 
+    ABI = ABI
     name = "frame pointers"
     frame_pointers = True
     ends_by_rule = False
@@ -76,16 +82,33 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState]):
 
     # One step ----------------------------------------------------------------------------
 
-    def at_user_registers(self, state: FramePointerState, walk: Walk) -> bool:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-        if in_user_mode(state):
-            return True
-        if state.regs is not None:
-            self.note_boundary(state, walk)
-        return False
+    def in_user_mode(self, state: FramePointerState) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        return in_user_mode(state)
 
-    def step(self, state: FramePointerState, walk: Walk) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
+    def chain_fits(self, state: FramePointerState, caller: CallerRegisters) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: BP is the caller's own, or points to
+        the record with which the function saved it."""
+        bp = state.regs.get("bp") if state.regs else None
+        found, word = caller.registers.get(ABI.fp), state.stack.word
+        if bp is None or found is None:
+            return False
+        return found == bp or (word(bp), word(bp + 8)) == (found, caller.pc)
+
+    def return_to(self, state: FramePointerState, walk: Walk, caller: CallerRegisters) -> None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        slot = caller.sp - 8 if caller.pc_at is None else caller.pc_at
+        pc = self.recovered(state, walk, caller.pc, slot)
+        state.following = caller.registers.get(ABI.fp)
+        state.done = pc is None or state.following is None
+        state.pc, state.sp = pc or 0, caller.sp
+
+    def follow_chain(self, state: FramePointerState, walk: Walk) -> None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        found, state.following = state.following, None
+        if found is not None:
+            state.done = not self._move(state, walk, found)
+            return
         if state.regs is None and self._is_last(state):
             self._end(state, walk)
             return

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What the unwinders share that follow a chain of frame records or of stack pointers.
+
+The chain tells nothing of a function that was interrupted before it had linked itself in, or
+after it had taken itself out: its caller is missing (4.3), or is in the link register (4.6). The
+kernel refuses such a trace. To prove, a walk asks the providers of call frame information for
+the interrupted instruction, goes to the caller by their rule, and holds the chain against it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeVar
+
+from drgn_reliable.arch.base import Parts, StackState, StackUnwinder
+from drgn_reliable.frameinfo import Found, Lookup
+from drgn_reliable.memory import MASK
+from drgn_reliable.model import Walk
+from drgn_reliable.tables.framerule import Abi, CallerRegisters, Unknown, caller_registers
+
+__all__ = ("ChainUnwinder",)
+
+S = TypeVar("S", bound=StackState)
+
+
+class ChainUnwinder(StackUnwinder[S]):
+    """The base of the unwinders that need no metadata to walk, and metadata to prove."""
+
+    ABI: ClassVar[Abi]
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._information = parts.information
+
+    # What an architecture adds -----------------------------------------------------------
+
+    def in_user_mode(self, state: S) -> bool:
+        """Whether the walk stands at registers of user mode, where it ends."""
+        raise NotImplementedError
+
+    def follow_chain(self, state: S, walk: Walk) -> None:
+        """Go to the next frame of the chain as the kernel does."""
+        raise NotImplementedError
+
+    def chain_fits(self, state: S, caller: CallerRegisters) -> bool:
+        """Whether the chain, as it is at an interrupted instruction, can lead to this caller: the
+        function has linked itself in, or has not yet, or not any more."""
+        raise NotImplementedError
+
+    def return_to(self, state: S, walk: Walk, caller: CallerRegisters) -> None:
+        """Stand in the caller that metadata found, its rewritten return address given back."""
+        raise NotImplementedError
+
+    # The walk ----------------------------------------------------------------------------
+
+    def at_user_registers(self, state: S, walk: Walk) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        if state.regs is None:
+            return False
+        if self.in_user_mode(state):
+            return True
+        if not state.proving:
+            self.note_boundary(state, walk)
+        return False
+
+    def step(self, state: S, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        if not state.proving:
+            self.follow_chain(state, walk)
+        elif state.regs is not None:
+            self._cross(state, walk)
+        else:
+            self._follow_and_compare(state, walk)
+
+    # Across an exception -----------------------------------------------------------------
+
+    def _cross(self, state: S, walk: Walk) -> None:
+        if not state.stack.contains(state.sp, 8):
+            self.enter(state, walk, state.sp)
+        lookup = self._information.at(state.pc, exact=True)
+        outcomes, failures = self._apply(state, lookup, self._all_registers(state))
+        if not outcomes:
+            code = self.text.at(state.pc, exact=True)
+            why = "; ".join(failures) or f"no call frame information for {code}"
+            self.note_boundary(state, walk, why)
+            self.follow_chain(state, walk)
+            return
+        self._compare_outcomes(state, walk, outcomes)
+        found, caller = outcomes[0]
+        if not self._is_above(state, walk, caller):
+            return
+        if not self.chain_fits(state, caller):
+            detail = (
+                f"{found.name} finds the caller at SP {caller.sp:#x}, to which the chain of frames "
+                f"does not lead ({self.text.at(state.pc, exact=True)})"
+            )
+            walk.note("providers-disagree", detail, pc=state.pc, sp=state.sp, value=caller.sp)
+        state.regs, state.exact = None, found.rule.exact
+        state.registers = caller.registers
+        by_link = caller.pc_at is None
+        state.found_by = found.source.by_link if by_link else found.source.found_by
+        self.return_to(state, walk, caller)
+
+    def _all_registers(self, state: S) -> dict[int, int]:
+        assert state.regs is not None
+        kept, get = self.facts.register_offsets, state.regs.get
+        values = {number: get(name) for number, name in self.ABI.names.items() if name in kept}
+        return {number: value for number, value in values.items() if value is not None}
+
+    def _apply(
+        self, state: S, lookup: Lookup, registers: dict[int, int]
+    ) -> tuple[list[tuple[Found, CallerRegisters]], list[str]]:
+        outcomes, failures = [], list(lookup.failures)
+        for found in lookup.rules:
+            if found.rule.outermost:
+                failures.append(f"{found.name}: it has no caller")
+                continue
+            try:
+                caller = caller_registers(found.rule, self.ABI, registers, state.stack.word)
+            except Unknown as e:
+                failures.append(f"{found.name}: {e}")
+            else:
+                outcomes.append((found, caller))
+        return outcomes, failures
+
+    def _compare_outcomes(
+        self, state: S, walk: Walk, outcomes: list[tuple[Found, CallerRegisters]]
+    ) -> None:
+        """Hold what the other providers found against the first."""
+        first, expected = outcomes[0]
+        fp = self.ABI.fp
+        for found, caller in outcomes[1:]:
+            same_fp = caller.registers.get(fp) == expected.registers.get(fp)
+            if (caller.pc, caller.sp) != (expected.pc, expected.sp) or not same_fp:
+                detail = (
+                    f"{first.name}: to {expected.pc:#x}, SP {expected.sp:#x}; "
+                    f"{found.name}: to {caller.pc:#x}, SP {caller.sp:#x}"
+                )
+                walk.note("providers-disagree", detail, pc=state.pc, sp=state.sp, value=caller.pc)
+
+    def _is_above(self, state: S, walk: Walk, caller: CallerRegisters) -> bool:
+        lowest = state.sp if self.ABI.links else state.sp + 8
+        if lowest <= caller.sp <= state.stack.high:
+            return True
+        detail = f"SP would go from {state.sp:#x} to {caller.sp:#x}"
+        walk.note("wrong-direction", detail, pc=state.pc, sp=state.sp, value=caller.sp)
+        state.done = True
+        return False
+
+    # Beside the chain --------------------------------------------------------------------
+
+    def _follow_and_compare(self, state: S, walk: Walk) -> None:
+        """Follow the chain, and see that metadata lead to the same caller while all that their
+        rules need is known: from an exception on."""
+        stack, registers = state.stack, state.registers
+        outcomes: list[tuple[Found, CallerRegisters]] = []
+        if registers is not None:
+            lookup = self._information.at(state.pc, state.exact)
+            outcomes, _ = self._apply(state, lookup, dict(registers))
+        pc, sp = state.pc, state.sp
+        self.follow_chain(state, walk)
+        state.registers = None
+        if state.done or state.stack is not stack:
+            return
+        if state.regs is None and outcomes:
+            found, caller = outcomes[0]
+            state.registers = caller.registers
+            if not self._same_place(state, caller):
+                state.registers = None
+                detail = (
+                    f"{found.name}: from {self.text.at(pc, exact=False)} to {caller.pc:#x}, SP "
+                    f"{caller.sp:#x}; the chain of frames: to {state.pc:#x}"
+                )
+                walk.note("providers-disagree", detail, pc=pc, sp=sp, value=caller.pc)
+
+    def _same_place(self, state: S, caller: CallerRegisters) -> bool:
+        pc = self.plain_address(caller.pc)
+        rewritten = pc in (self._graph.trampoline, self._probes.trampoline)
+        return rewritten or pc == state.pc
+
+    def plain_address(self, pc: int) -> int:
+        """A return address without what the CPU adds to it."""
+        return pc & MASK
