@@ -244,6 +244,16 @@ _ROWS = (
         "Build the module with the kernel's own build system, so that objtool adds its ORC tables.",
     ),
     ReasonKind(
+        "providers-disagree",
+        "3",
+        "Two sources of unwind information lead to different callers",
+        "nobody: the kernel has one source at most",
+        False,
+        Effect.LEAVES_OPEN,
+        "One of them is wrong for this instruction: metadata of another build, code patched at run "
+        "time, or a register spoilt. `explain` shows both.",
+    ),
+    ReasonKind(
         "start-outside-stack",
         "4.1",
         "The saved frame is not on the stack: the kernel takes the walk for finished before it "
@@ -441,6 +451,26 @@ _ROWS = (
         "The real return address lives only in a register for a moment; the next attempt succeeds.",
     ),
     ReasonKind(
+        "fgraph-returning",
+        "4.4",
+        "The task is returning through the function graph tracer",
+        "nobody, where there is no unwind data for return_to_handler",
+        False,
+        Effect.LEAVES_OPEN,
+        "The real return address is taken off the tracer's stack and kept in a register: the "
+        "caller may be missing from the trace. The next attempt succeeds.",
+    ),
+    ReasonKind(
+        "fgraph-entries-mismatch",
+        "4.4",
+        "The tracer keeps more or fewer return addresses than the walk met",
+        "nobody: no unwinder counts",
+        False,
+        Effect.LEAVES_OPEN,
+        "More: a function that was entered is not in the trace; it is being entered or left at "
+        "this moment, or the trace is not whole. Fewer: the walk met one twice.",
+    ),
+    ReasonKind(
         "rethook-unrecovered",
         "4.4",
         "The return address that a kretprobe replaced was not found",
@@ -490,6 +520,25 @@ _ROWS = (
         "The next attempt succeeds.",
     ),
     ReasonKind(
+        "rethook-returning",
+        "4.4",
+        "The task is returning through a kretprobe's trampoline",
+        "nobody, where there is no unwind data for the trampoline",
+        False,
+        Effect.LEAVES_OPEN,
+        "The probe's handler runs in place of the return: the caller may be missing from the "
+        "trace. The next attempt succeeds.",
+    ),
+    ReasonKind(
+        "rethook-entries-mismatch",
+        "4.4",
+        "The task's list of probed returns has more or fewer entries than the walk met",
+        "nobody: no unwinder counts",
+        False,
+        Effect.LEAVES_OPEN,
+        "As for fgraph-entries-mismatch, of kretprobed functions.",
+    ),
+    ReasonKind(
         "optprobe-slot",
         "4.5",
         "The task is in an optimised kprobe's detour",
@@ -498,6 +547,16 @@ _ROWS = (
         Effect.ENDS,
         "The probed function's own address is nowhere on the stack. Disable the probe "
         "(debug.kprobes-optimization=0) or let the task run on.",
+    ),
+    ReasonKind(
+        "optprobe-hides-function",
+        "4.5",
+        "An optimised kprobe's detour is on the stack, in place of the probed function",
+        "nobody: powerpc and x86 with frame pointers take it for text",
+        False,
+        Effect.LEAVES_OPEN,
+        "The probed function's own address is nowhere on the stack; which it is, the frame says if "
+        "the dump has the probe.",
     ),
     ReasonKind(
         "link-register-unknown",

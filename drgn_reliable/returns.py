@@ -9,6 +9,7 @@ the kernel's does, and keeps the same cursor from one lookup of a walk to the ne
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from drgn import Program, Type, TypeKind
@@ -31,11 +32,13 @@ _NODE_LIMIT = 4096
 class Cursor:
     """Where the lookups of one walk have got to."""
 
-    __slots__ = ("graph_index", "probe_node")
+    __slots__ = ("graph_found", "graph_index", "probe_node", "probes_found")
 
     def __init__(self) -> None:
         self.graph_index = 0
         self.probe_node = 0
+        self.graph_found = self.probes_found = 0
+        """How many addresses have been given back."""
 
 
 class FunctionGraph:
@@ -68,31 +71,50 @@ class FunctionGraph:
         """
         if not task.ret_stack:
             return None
-        return (self._find_word if self._words else self._find_entry)(task, cursor, slot)
+        found = (self._find_word if self._words else self._find_entry)(task, cursor, slot)
+        cursor.graph_found += found is not None
+        return found
+
+    def recorded(self, task: Task) -> int:
+        """How many return addresses the task's shadow stack holds: of several entries for one call,
+        as calls in tail position leave, only one has an address.
+
+        :raises drgn.FaultError: if the dump lacks the shadow stack.
+        """
+        if self.trampoline is None or not task.ret_stack:
+            return 0
+        each = self._each_word(task, task.ret_stack_used) if self._words else self._each_entry(task)
+        return sum(entry["ret"] != self.trampoline for _, entry in each)
+
+    def _each_entry(self, task: Task) -> Iterator[tuple[int, dict[str, int]]]:
+        """Index and contents of the array's entries, the oldest first."""
+        for index in range(min(task.ret_stack_used + 1, _ARRAY_LIMIT)):
+            place = task.ret_stack + index * self._entry_size
+            yield index, self._entry.read(self._prog, place & MASK)
 
     def _find_entry(self, task: Task, cursor: Cursor, slot: int) -> int | None:
-        for index in range(min(task.ret_stack_used + 1, _ARRAY_LIMIT)):
-            entry = self._entry.read(self._prog, task.ret_stack + index * self._entry_size)
-            if entry["slot"] == slot:
-                return int(entry["ret"])
-        return None
+        found = (entry["ret"] for _, entry in self._each_entry(task) if entry["slot"] == slot)
+        return next(found, None)
 
-    def _find_word(self, task: Task, cursor: Cursor, slot: int) -> int | None:
-        offset = cursor.graph_index or task.ret_stack_used
+    def _each_word(self, task: Task, offset: int) -> Iterator[tuple[int, dict[str, int]]]:
+        """Offset in words and contents of the entries below an offset, the youngest first."""
         if offset > _WORD_LIMIT:
-            return None
+            return
         while offset > 0:
             offset -= 1
             distance = self._prog.read_u64(task.ret_stack + 8 * offset & MASK) & _DISTANCE_MASK
             if not 0 < distance <= offset:
-                return None
+                return
             offset -= distance
-            entry = self._entry.read(self._prog, task.ret_stack + 8 * offset)
+            yield offset, self._entry.read(self._prog, task.ret_stack + 8 * offset & MASK)
+
+    def _find_word(self, task: Task, cursor: Cursor, slot: int) -> int | None:
+        for offset, entry in self._each_word(task, cursor.graph_index or task.ret_stack_used):
             # Calls in tail position leave several entries for one slot; only the last of them
             # has the real address.
             if entry["slot"] == slot and entry["ret"] != self.trampoline:
                 cursor.graph_index = offset
-                return int(entry["ret"])
+                return entry["ret"]
         return None
 
 
@@ -162,21 +184,34 @@ class ReturnProbes:
 
         :raises drgn.FaultError: if the dump lacks a node.
         """
-        node = cursor.probe_node
-        following = self._next(node) if node else task.return_hooks
-        for _ in range(_NODE_LIMIT):
-            if not following:
-                return None
-            node = following
-            fields = self._node.read(self._prog, node - self._node.offsets["next"])
-            following = fields["next"]
+        for node, fields in self._each(task, cursor.probe_node):
             # Probes on one function chain trampolines; the oldest has the real address.
             if fields["ret"] == self.trampoline:
                 continue
             cursor.probe_node = node
             if fields["key"] == key:
-                return int(fields["ret"])
+                cursor.probes_found += 1
+                return fields["ret"]
         return None
+
+    def recorded(self, task: Task) -> int:
+        """How many return addresses the task's list holds.
+
+        :raises drgn.FaultError: if the dump lacks a node.
+        """
+        return sum(fields["ret"] != self.trampoline for _, fields in self._each(task, 0))
+
+    def _each(self, task: Task, after: int) -> Iterator[tuple[int, dict[str, int]]]:
+        """The nodes after one, or from the first if that is 0, the youngest first."""
+        if self.trampoline is None:
+            return
+        node = self._next(after) if after else task.return_hooks
+        for _ in range(_NODE_LIMIT):
+            if not node:
+                return
+            fields = self._node.read(self._prog, node - self._node.offsets["next"] & MASK)
+            yield node, fields
+            node = fields["next"]
 
     def _next(self, node: int) -> int:
         found: int = struct.unpack(self._order + "Q", self._prog.read(node, 8))[0]

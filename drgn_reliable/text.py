@@ -18,8 +18,19 @@ from drgn_reliable.symbols import Symbols
 
 __all__ = ("CodeRules", "Text", "lookup_address")
 
-_DOUBTS = {CodeKind.VSYSCALL: "vsyscall-page", CodeKind.INIT: "init-text-freed"}
+_DOUBTS = {
+    CodeKind.VSYSCALL: "vsyscall-page",
+    CodeKind.INIT: "init-text-freed",
+    CodeKind.OPTPROBE: "optprobe-hides-function",
+}
 """Text that the kernel accepts and that nevertheless holds no function to return to."""
+
+_RETURNING = {
+    "return_to_handler": "fgraph-returning",
+    "arch_rethook_trampoline": "rethook-returning",
+    "__kretprobe_trampoline": "rethook-returning",
+}
+"""Trampolines that give a rewritten return address back: what it means to be inside one."""
 
 
 def lookup_address(pc: int, exact: bool) -> int:
@@ -103,6 +114,8 @@ class Text:
         kind, module = self._kind(pc)
         symbol, offset = self._name(pc, lookup_address(pc, exact), kind, module)
         doubt = _DOUBTS.get(kind)
+        if symbol in _RETURNING and offset:
+            doubt = _RETURNING[symbol]
         # Some return addresses are pushed, not left by a call, and what is no text is not read.
         pushed = symbol in self._rules.pushed_returns or kind in self._rules.pushing_kinds
         called = not exact and not pushed and kind is not CodeKind.UNKNOWN

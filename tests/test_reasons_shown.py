@@ -7,6 +7,7 @@ from drgn_reliable.reasons import CATALOGUE
 from tests import (
     test_walk_arm64,
     test_walk_loongarch64,
+    test_walk_metadata,
     test_walk_ppc64,
     test_walk_s390x,
     test_walk_x86,
@@ -22,6 +23,7 @@ TABLES = (
     test_walk_ppc64.CASES,
     test_walk_ppc64.OLD_CASES,
     test_walk_loongarch64.CASES,
+    test_walk_metadata.CASES,
 )
 
 SHOWN_ELSEWHERE = {"loop"}

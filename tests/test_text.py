@@ -470,7 +470,7 @@ def doubt(pc: int, before: bytes | None, *, exact: bool = False) -> str | None:
         pytest.param(0xFFFF888000000100, NOPS, None, id="no text is worse than a doubt"),
         pytest.param(TEXT + 0x310, NOPS, None, id="where return addresses are pushed"),
         pytest.param(TEXT + 0x200, NOPS, None, id="a tracer's trampoline"),
-        pytest.param(TEXT + 0x210, NOPS, "no-call-before", id="within a tracer's trampoline"),
+        pytest.param(TEXT + 0x210, CALL, "fgraph-returning", id="within a tracer's trampoline"),
     ],
 )
 def test_what_is_held_against_a_return_address(

@@ -48,7 +48,8 @@ class FakeFacts(Facts):
     def __init__(self, has_meta: bool) -> None:
         self.regs_size = 8 * REGS_WORDS
         self.record_offset = 8 * RECORD_AT
-        self.register_offsets = {"fp": 232, "lr": 240, "sp": 248, "pc": 256, "pstate": 264}
+        self.register_offsets = {f"x{i}": 8 * i for i in range(29)}
+        self.register_offsets |= {"fp": 232, "lr": 240, "sp": 248, "pc": 256, "pstate": 264}
         self.thread_size = SIZE
         self.init_task = INIT_TASK
         self.fork_return = FUNCTIONS["ret_from_fork"]
@@ -515,10 +516,41 @@ REWRITTEN = [
         "4.4: traced first, probed second: the kernel takes the trampoline for the caller",
         PROBED,
         RECOVERED,
-        reasons=["fgraph-beneath-kretprobe"],
+        reasons=["fgraph-beneath-kretprobe", "fgraph-entries-mismatch"],
         setup={**KRETPROBE, "probes": {4: "return_to_handler"}, "graph": {4: "sys_read+8"}},
         task=WITH_LIST,
         entries=["__schedule", "foo", "return_to_handler", "entry"],
+    ),
+    case(
+        "4.4: returning through the tracer's trampoline: the caller may be in a register",
+        [*record("return_to_handler+8"), *TO_USER],
+        ["__schedule", "return_to_handler", *FRAMES[1:]],
+        proof="undecided",
+        reasons=["fgraph-returning"],
+    ),
+    case(
+        "4.4: returning through a kretprobe's trampoline",
+        [*record("arch_rethook_trampoline+8"), *TO_USER],
+        ["__schedule", "arch_rethook_trampoline", *FRAMES[1:]],
+        proof="undecided",
+        reasons=["rethook-returning"],
+    ),
+    case(
+        "4.4: an entry of the tracer's that belongs to no frame: a function may be missing",
+        TO_USER,
+        FRAMES,
+        proof="undecided",
+        reasons=["fgraph-entries-mismatch"],
+        setup={"graph": {2: "foo+8"}},
+        task=WITH_LIST,
+    ),
+    case(
+        "4.4: a probed return that belongs to no frame: a function may be missing",
+        TO_USER,
+        FRAMES,
+        proof="undecided",
+        reasons=["rethook-entries-mismatch"],
+        setup={"probes": {2: "foo+8"}},
     ),
     case(
         "4.4: interrupted just after returning to the tracer's trampoline",

@@ -55,7 +55,8 @@ class FakeFacts(Facts):
 
     def __init__(self, old: bool) -> None:
         self.regs_size = 8 * REGS_WORDS
-        self.register_offsets = {"r1": 8, "nip": 256, "msr": 264, "link": 288}
+        self.register_offsets = {f"r{i}": 8 * i for i in range(32)}
+        self.register_offsets |= {"nip": 256, "msr": 264, "link": 288}
         self.thread_size = SIZE
         self.thread_struct_size = THREAD_SIZE
         self.init_task = INIT_TASK

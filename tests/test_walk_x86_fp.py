@@ -496,7 +496,7 @@ REWRITTEN = [
         PROBED,
         RECOVERED,
         proof="proven",
-        reasons=["fgraph-beneath-kretprobe"],
+        reasons=["fgraph-beneath-kretprobe", "fgraph-entries-mismatch"],
         setup={"probes": {10: "return_to_handler"}, "graph": {10: "schedule+5"}},
         entries=["__schedule", "foo", "return_to_handler", *FRAMES[2:]],
     ),
@@ -507,6 +507,13 @@ REWRITTEN = [
         proof="refuted",
         reasons=["fgraph-beneath-kretprobe", "fgraph-unrecovered"],
         setup={"probes": {10: "return_to_handler"}},
+    ),
+    Case(
+        "4.5: an optimised kprobe's detour: the probed function is not on the stack",
+        [*ASLEEP, *record("foo+5"), *record("optprobe+5"), *TO_USER],
+        ["__schedule", "foo", "kprobe_optinsn_page", *FRAMES[1:]],
+        proof="undecided",
+        reasons=["optprobe-hides-function"],
     ),
     Case(
         "4.4: interrupted just after returning to the trampoline",

@@ -15,11 +15,14 @@ from typing import Any, ClassVar, NamedTuple
 from drgn import FaultError
 
 from drgn_reliable.arch.base import Parts
+from drgn_reliable.frameinfo import FrameInformation, Source
 from drgn_reliable.generated import BpfText, KprobePage
 from drgn_reliable.judge import kernel_answer, proof_answer
-from drgn_reliable.model import TaskKind
+from drgn_reliable.model import FoundBy, TaskKind
 from drgn_reliable.modules import Module, ModuleList, Region
 from drgn_reliable.report import merged_reasons
+from drgn_reliable.returns import Cursor
+from drgn_reliable.tables.framerule import FrameRule
 from drgn_reliable.tasks import Task
 from drgn_reliable.text import CodeRules, Text
 from drgn_reliable.walk import walk_task
@@ -91,14 +94,32 @@ class Tracer:
     """Stands for FunctionGraph and ReturnProbes: real addresses by the slot's place."""
 
     trampoline: int | None
+    counter: str
+    """The member of the cursor that counts what was found."""
     returns: Mapping[int, int] = field(default_factory=dict)
     refuses_runnable: bool = True
     readable: bool = True
 
-    def find(self, task: Task, cursor: object, slot: int) -> int | None:
+    def find(self, task: Task, cursor: Cursor, slot: int) -> int | None:
         if not self.readable:
             raise FaultError("shadow stack", 0xFFFF888000002000)
-        return self.returns.get(slot)
+        found = self.returns.get(slot)
+        setattr(cursor, self.counter, getattr(cursor, self.counter) + (found is not None))
+        return found
+
+    def recorded(self, task: Task) -> int:
+        return len(self.returns)
+
+
+@dataclass
+class FakeProvider:
+    """Call frame information for a few addresses."""
+
+    name: str
+    rules: Mapping[str, FrameRule]
+
+    def find(self, at: int) -> FrameRule | None:
+        return next((rule for word, rule in self.rules.items() if address(word) == at), None)
 
 
 class FakeGenerated:
@@ -133,6 +154,7 @@ class FakeKernel:
     :param no_call: a return address before and at which there is no call instruction.
     :param patched: other code, by the address where it begins.
     :param registers: of the CPU, for a running task; None if the dump has none.
+    :param rules: of each provider of call frame information, by the address that is looked up.
     """
 
     little_endian: ClassVar[bool] = True
@@ -157,6 +179,7 @@ class FakeKernel:
         magic: int = MAGIC,
         hole: range = range(0),
         more: Mapping[int, list[Word]] | None = None,
+        rules: Sequence[Mapping[str, FrameRule]] = (),
     ) -> None:
         words = list(words)
         self.sp = TOP - 8 * len(words)
@@ -195,6 +218,7 @@ class FakeKernel:
         tracers = [
             Tracer(
                 trampoline,
+                counter,
                 {
                     0 if i is None else self.sp + 8 * i: address(word)
                     for i, word in (found or {}).items()
@@ -202,7 +226,13 @@ class FakeKernel:
                 refuses_runnable,
                 shadow_readable,
             )
-            for trampoline, found in zip(trampolines, (graph, probes), strict=True)
+            for trampoline, counter, found in zip(
+                trampolines, ("graph_found", "probes_found"), (graph, probes), strict=True
+            )
+        ]
+        sources = [
+            Source(FakeProvider(f"provider {i}", rows), FoundBy.DWARF, FoundBy.DWARF_LINK)
+            for i, rows in enumerate(rules)
         ]
         saved = None
         if registers is not None:
@@ -213,6 +243,7 @@ class FakeKernel:
             text,
             *tracers,  # type: ignore[arg-type]
             lambda task: saved,
+            FrameInformation(lambda address: sources),
         )
 
     def put_text(self) -> None:

@@ -333,10 +333,6 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
         except FaultError:
             return False
 
-    def finish(self, state: Arm64State, walk: Walk) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-        self.check_magic(state.task, walk)
-
 
 def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
     return Arm64Unwinder(parts)

@@ -391,6 +391,22 @@ class StackUnwinder(Generic[S]):
         walk.note("fgraph-beneath-kretprobe", detail, pc=state.pc, sp=state.sp, value=key)
         return self.traced_return(state, walk, key) if state.proving else self._graph.trampoline
 
+    def check_records(self, state: S, walk: Walk) -> None:
+        """See that every return address that a tracer keeps for the task has been given back, once:
+        one that is left over belongs to a function that the walk did not come by."""
+        if state.end is End.STOPPED:
+            return
+        counts = (
+            ("fgraph-entries-mismatch", self._graph.recorded, state.cursor.graph_found),
+            ("rethook-entries-mismatch", self._probes.recorded, state.cursor.probes_found),
+        )
+        for reason, recorded, found in counts:
+            with contextlib.suppress(FaultError):
+                count = recorded(state.task)
+                if count != found:
+                    detail = f"{count} return addresses are recorded, {found} were met"
+                    walk.note(reason, detail, pc=None, sp=None, value=count)
+
     # Ends --------------------------------------------------------------------------------
 
     def excuses(self, doubt: str, state: S) -> bool:
@@ -401,7 +417,12 @@ class StackUnwinder(Generic[S]):
     def skip_plain(self, state: S, walk: Walk, limit: int) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
 
-    def check_magic(self, task: Task, walk: Walk) -> None:
+    def finish(self, state: S, walk: Walk) -> None:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        self.check_records(state, walk)
+        self._check_magic(state.task, walk)
+
+    def _check_magic(self, task: Task, walk: Walk) -> None:
         """See whether the lowest word of the task's stack is still what it was."""
         try:
             magic = self._prog.read_u64(task.stack)

@@ -60,6 +60,9 @@ REGISTERS: Mapping[str, str] = {"csr_era": "csr_era", "csr_prmd": "csr_prmd"}
 ARRAY_REGISTERS = {"ra": 1, "sp": 3, "fp": 22}
 """Elements of its array ``regs``."""
 
+SETTLED_DOUBTS = ("fgraph-returning", "rethook-returning")
+"""Advisory reasons about code that unwind data decide."""
+
 UNDEFINED, PREV_SP, SP, FP = range(4)
 """``ORC_REG_*``."""
 TYPE_UNDEFINED, TYPE_END, TYPE_CALL, TYPE_REGS = range(4)
@@ -252,6 +255,11 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
 
     # One step ----------------------------------------------------------------------------
 
+    def excuses(self, doubt: str, state: LoongArchState) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`. Unwind data say what can be unwound inside a
+        tracer's trampoline."""
+        return doubt in SETTLED_DOUBTS or super().excuses(doubt, state)
+
     def step(self, state: LoongArchState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         try:
@@ -381,10 +389,6 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
         elif code.kind is CodeKind.BPF:
             reason = "bpf-no-unwind-data"
         walk.note(reason, str(code), pc=state.pc, sp=state.sp)
-
-    def finish(self, state: LoongArchState, walk: Walk) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-        self.check_magic(state.task, walk)
 
 
 def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:

@@ -334,10 +334,6 @@ class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
             return False
         return word & 0xFC000003 == 0x48000000
 
-    def finish(self, state: Ppc64State, walk: Walk) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-        self.check_magic(state.task, walk)
-
 
 def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
     return Ppc64Unwinder(parts)

@@ -232,10 +232,6 @@ class S390xUnwinder(ChainUnwinder[StackState]):
         else:
             state.pc = found
 
-    def finish(self, state: StackState, walk: Walk) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-        self.check_magic(state.task, walk)
-
 
 def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
     return S390xUnwinder(parts)

@@ -46,6 +46,9 @@ MISSING_RULE = {
 }
 """The reason that code without a rule gives, by its kind; ``no-unwind-data`` for the rest."""
 
+SETTLED_DOUBTS = ("fgraph-returning", "rethook-returning", "optprobe-hides-function")
+"""Advisory reasons about code that unwind data decide."""
+
 FRAME_POINTER_SAMPLE = ("do_exit", "do_nanosleep", "kthread", "vfs_read", "worker_thread")
 """C functions whose unwind data show whether the kernel was built with frame pointers."""
 SAMPLE_OFFSET = 0x60
@@ -141,6 +144,11 @@ class OrcUnwinder(X86Unwinder[OrcState]):
             detail = f"an exception's registers at {state.regs.address:#x}"
             walk.note("exception-frame-pointer", detail, pc=state.pc, sp=state.sp)
         return False
+
+    def excuses(self, doubt: str, state: OrcState) -> bool:
+        """See :class:`drgn_reliable.walk.Unwinder`. Unwind data say what can be unwound inside a
+        tracer's trampoline, and none what is in an optprobe's slot."""
+        return doubt in SETTLED_DOUBTS or super().excuses(doubt, state)
 
     def skip_plain(self, state: OrcState, walk: Walk, limit: int) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""

@@ -45,4 +45,4 @@ class X86Unwinder(StackUnwinder[S]):
         """See :class:`drgn_reliable.walk.Unwinder`."""
         regs = state.regs.address if state.regs else None
         self._ends.check(state.task, state, regs, walk, by_rule=self.ends_by_rule)
-        self.check_magic(state.task, walk)
+        super().finish(state, walk)
