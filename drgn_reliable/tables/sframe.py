@@ -54,7 +54,8 @@ _ABIS = {
 _AMD64, _S390X = _ABIS[3], _ABIS[4]
 
 _S390X_CFA_SCALE, _S390X_CFA_BIAS = 8, 160
-"""An s390x row has the CFA's offset less 160 bytes (the register save area), in units of 8."""
+"""An s390x row has the CFA's offset less 160 bytes (the register save area), in units of 8; of
+flexible rows binutils 2.47 says so, the specification does not."""
 
 _ADDRESS_CODES = "BHI"
 """Of a row's start by the type of its function's rows."""
@@ -321,14 +322,12 @@ class SFrameSection:
         """CFA, return address and frame pointer of a row of offsets."""
         abi = self._abi
         cfa, *rest = row.words
-        if abi == _S390X:
-            cfa = cfa * _S390X_CFA_SCALE + _S390X_CFA_BIAS
         tracked = [not self._header.fixed_ra, not self._header.fixed_fp]
         if len(rest) > sum(tracked):
             self._bad(row.at, f"{len(row.words)} data words, at most {1 + sum(tracked)} have use")
         ra = self._saved(rest.pop(0)) if tracked[0] and rest else None
         fp = self._saved(rest.pop(0)) if rest else None
-        return Place(abi.sp if row.info & 1 else abi.fp, cfa), ra, fp
+        return Place(abi.sp if row.info & 1 else abi.fp, self._cfa_offset(cfa)), ra, fp
 
     def _saved(self, offset: int) -> Place | None:
         """Where a register was saved; None for padding."""
@@ -356,4 +355,7 @@ class SFrameSection:
             self._bad(row.at, f"{len(words)} data words have no use")
         if cfa is None or cfa.base == CFA:
             self._bad(row.at, "the CFA is not counted from a register")
-        return cfa, ra, fp
+        return cfa._replace(offset=self._cfa_offset(cfa.offset)), ra, fp
+
+    def _cfa_offset(self, stored: int) -> int:
+        return stored * _S390X_CFA_SCALE + _S390X_CFA_BIAS if self._abi == _S390X else stored
