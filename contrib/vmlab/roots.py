@@ -70,6 +70,11 @@ def qemu_root(apt: Apt, cache: Path, packages: Sequence[str]) -> Path:
     return _root(cache, "qemu", (apt, apt.closure(packages)))
 
 
+def tools_root(apt: Apt, cache: Path, packages: Sequence[str]) -> Path:
+    """Other programs, of another release than this machine's, and their libraries."""
+    return _root(cache, "tools", (apt, apt.closure(packages)))
+
+
 def program_of(root: Path, name: str) -> list[str]:
     """What runs a root's program on this machine: it has the root's libraries, not its files."""
     loader = next(root.glob("usr/lib64/ld-linux-*.so.2"), None)
