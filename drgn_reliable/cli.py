@@ -114,9 +114,10 @@ def _add_dump(parser: argparse.ArgumentParser) -> None:
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     parser.add_argument(
         "--symbols",
+        action="append",
         metavar="FILE",
-        help="the kernel's vmlinux or debug file; without it, the standard places are searched "
-        "and then the dump's own BTF and kallsyms are used",
+        help="the kernel's vmlinux or debug file, and those of modules (may be repeated); without "
+        "it, the standard places are searched and then the dump's own BTF and kallsyms are used",
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     parser.add_argument(
         "--vmcoreinfo",

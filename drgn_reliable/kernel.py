@@ -21,6 +21,7 @@ from drgn_reliable.arch.known import ARCHITECTURES, REFUSED
 from drgn_reliable.btf import Btf, BtfError
 from drgn_reliable.btftypes import BtfTypes
 from drgn_reliable.errors import DumpError, MissingInformation, UnsupportedKernel
+from drgn_reliable.frameinfo import FrameInformation
 from drgn_reliable.generated import GeneratedText
 from drgn_reliable.memory import (
     BrokenList,
@@ -30,13 +31,14 @@ from drgn_reliable.memory import (
     missing,
 )
 from drgn_reliable.modules import ModuleList
-from drgn_reliable.opening import opened_dump
+from drgn_reliable.opening import module_files, opened_dump
 from drgn_reliable.platforms import machine_of
 from drgn_reliable.registers import CrashRegisters
 from drgn_reliable.returns import FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task, TaskList
 from drgn_reliable.text import Text
+from drgn_reliable.unwinddata import UnwindData
 
 __all__ = ("Kernel",)
 
@@ -105,7 +107,16 @@ class Kernel:
         trampolines = (self.graph.trampoline, self.probes.trampoline)
         self.text = Text(prog, symbols, self.modules, self.generated, arch.code, trampolines)
         self.tasks = TaskList(prog, symbols, arch.saved, self.probes.task_list)
-        parts = Parts(prog, self.facts, self.text, self.graph, self.probes, self.cpu_registers)
+        self.unwind_data = UnwindData(prog, symbols, self.modules, module_files(prog))
+        parts = Parts(
+            prog,
+            self.facts,
+            self.text,
+            self.graph,
+            self.probes,
+            self.cpu_registers,
+            FrameInformation(self.unwind_data.sources),
+        )
         self.unwinder = arch.unwinder(parts, symbols)
 
     @property

@@ -11,7 +11,7 @@ page table walk does the rest.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ __all__ = (
     "DumpFile",
     "OpenedDump",
     "inspect_dump",
+    "module_files",
     "open_dump",
     "open_file",
     "opened_dump",
@@ -42,6 +43,9 @@ __all__ = (
 DumpFile = ElfCore | KdumpFile
 
 _CACHE_KEY = "drgn_reliable.dump"
+_FILES_KEY = "drgn_reliable.module_files"
+_ET_REL = (b"\1\0", b"\0\1")
+"""An ELF file's type, of one that is still to be linked, such as a module, in either order."""
 _PHYSICAL_LIMIT = 1 << 52
 """One past the highest physical address of any architecture here."""
 _OWN_READER = ("loongarch64", "ppc64", "ppc64le", "s390x")
@@ -77,7 +81,7 @@ class OpenedDump:
 
 def open_dump(
     path: str,
-    symbols: str | None = None,
+    symbols: str | Sequence[str] | None = None,
     watch: Watch = unwatched,
     vmcoreinfo: str | None = None,
 ) -> Program:
@@ -88,15 +92,17 @@ def open_dump(
     file without a name. Only drgn's standard directories are searched for debug information,
     never the network.
 
-    :param symbols: the dumped kernel's vmlinux or its debug file.
+    :param symbols: the dumped kernel's vmlinux or its debug file, and those of modules.
     :param watch: is given what takes long to read, to show how far that is.
     :param vmcoreinfo: a file with the text of the kernel's VMCOREINFO. Without it, it is taken
         from the dump's notes, or else looked for in the dump's memory.
     :raises DumpError: if the file is not a Linux kernel dump that can be opened.
     :raises UsageError: if the symbols or the VMCOREINFO cannot be used.
     """
-    if symbols is not None and not os.path.isfile(symbols):
-        raise UsageError(f"--symbols {symbols}: no such file")
+    files = [symbols] if isinstance(symbols, str) else list(symbols or ())
+    for file in files:
+        if not os.path.isfile(file):
+            raise UsageError(f"--symbols {file}: no such file")
     given = _read_vmcoreinfo(vmcoreinfo) if vmcoreinfo is not None else None
     dump = inspect_dump(path, watch)
     source = dump.file.source
@@ -108,7 +114,7 @@ def open_dump(
     else:
         prog = _program_of(dump, _completed(dump, given, noted, watch))
     prog.cache[_CACHE_KEY] = dump
-    _find_debug_info(prog, symbols)
+    _find_debug_info(prog, files)
     return prog
 
 
@@ -281,16 +287,33 @@ def _program_of(dump: OpenedDump, vmcoreinfo: Vmcoreinfo) -> Program:
         raise DumpError(f"{dump.path}: {dump.stored}, not opened by drgn ({e})") from e
 
 
-def _find_debug_info(prog: Program, symbols: str | None) -> None:
+def module_files(prog: Program) -> list[str]:
+    """The debug files that the user named and that are not the kernel's own."""
+    found: list[str] = prog.cache.get(_FILES_KEY, [])
+    return found
+
+
+def _find_debug_info(prog: Program, files: Sequence[str]) -> None:
     """Give the kernel its debug information, if there is any: the dump's BTF serves as well."""
     main, _ = next(prog.loaded_modules())
-    if symbols is None:
+    if not files:
         prog.set_enabled_debug_info_finders(["standard"])
         prog.find_standard_debug_info([main])
         return
-    main.try_file(symbols)
-    if main.debug_file_path is None:
-        raise UsageError(
-            f"--symbols {symbols}: not the debug information of the dumped kernel, whose build "
-            f"ID is {main.build_id.hex() if main.build_id else 'unknown'}"
-        )
+    of_modules = [file for file in files if _is_module(file)]
+    prog.cache[_FILES_KEY] = of_modules
+    for file in files:
+        if file in of_modules:
+            continue
+        main.try_file(file)
+        if main.debug_file_path is None:
+            raise UsageError(
+                f"--symbols {file}: not the debug information of the dumped kernel, whose build "
+                f"ID is {main.build_id.hex() if main.build_id else 'unknown'}"
+            )
+
+
+def _is_module(path: str) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(18)
+    return start.startswith(ELF_SIGNATURE) and start[16:18] in _ET_REL

@@ -5,9 +5,16 @@ No released kernel (7.3) has any. The names are those of the arm64 series in fli
 versions bound the kernel's section by ``__start_sframe_header`` and ``__stop_sframe_header``, v5
 and v6 by ``__start_sframe`` and ``__end_sframe``; all keep a ``struct sframe_section`` in a
 module's ``arch``. Other kernels may still load a module that was built with a section.
+
+From what the addresses of functions are counted, version 2 does not say reliably: binutils 2.44
+writes them relative to each entry, without the flag that came later, and only its linker makes
+them relative to the section. A module is not linked so; which it is, the kernel's symbols tell.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
 
 from drgn import Program
 
@@ -23,9 +30,17 @@ _LARGEST = 1 << 28
 """Bytes. A kernel's section takes a few million; more is a corrupt size."""
 
 
-def kernel_sframe(prog: Program, symbols: Symbols) -> SFrameSection | None:
+_SAMPLE = 64
+"""Functions that are compared with symbols."""
+
+IsFunction = Callable[[int], bool | None]
+
+
+def kernel_sframe(prog: Program, symbols: Symbols, is_function: IsFunction) -> SFrameSection | None:
     """The core kernel's section, None if it has none.
 
+    :param is_function: whether a function begins at an address; None where nothing tells, as of
+        init text that was freed.
     :raises BadRule: if it makes no sense.
     :raises drgn.FaultError: if the dump lacks it.
     """
@@ -33,13 +48,17 @@ def kernel_sframe(prog: Program, symbols: Symbols) -> SFrameSection | None:
     end = symbols.first("__end_sframe", "__stop_sframe_header")
     if start is None or end is None or start == end:
         return None
-    return _section(prog, start, end - start)
+    return _section(prog, start, end - start, is_function)
 
 
-def module_sframe(prog: Program, module_address: int) -> SFrameSection | None:
+def module_sframe(
+    prog: Program, module_address: int, is_function: IsFunction
+) -> SFrameSection | None:
     """A module's section, None if it has none.
 
     :param module_address: of its ``struct module``.
+    :param is_function: whether a function begins at an address; None where nothing tells, as of
+        init text that was freed.
     :raises BadRule: if it makes no sense.
     :raises drgn.FaultError: if the dump lacks it.
     """
@@ -52,12 +71,14 @@ def module_sframe(prog: Program, module_address: int) -> SFrameSection | None:
         for offset in bounds
     ]
     if start:
-        return _section(prog, start, end - start)
+        return _section(prog, start, end - start, is_function)
     address = module_sections(prog, module_address).get(".sframe")
-    return None if address is None else _section(prog, address, None)
+    return None if address is None else _section(prog, address, None, is_function)
 
 
-def _section(prog: Program, address: int, size: int | None) -> SFrameSection:
+def _section(
+    prog: Program, address: int, size: int | None, is_function: IsFunction
+) -> SFrameSection:
     """The section at an address, as large as its own header says if nothing else does."""
     little_endian = byte_order(prog) == "<"
     if size is None:
@@ -66,4 +87,11 @@ def _section(prog: Program, address: int, size: int | None) -> SFrameSection:
     if not 0 < size <= _LARGEST:
         raise BadRule(f"SFrame at {address:#x}: a size of {size} bytes")
     data = prog.read(address, size)
-    return SFrameSection(data, address=address, little_endian=little_endian)
+    for from_entries in (True, False):
+        section = SFrameSection(
+            data, address=address, little_endian=little_endian, from_entries=from_entries
+        )
+        answers = {is_function(start) for start, _ in islice(section.functions(), _SAMPLE)}
+        if answers - {None} == {True}:
+            return section
+    raise BadRule(f"SFrame at {address:#x}: its functions do not begin where the symbols do")

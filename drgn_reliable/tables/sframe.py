@@ -147,11 +147,19 @@ class SFrameSection:
     :param address: where it lies at run time.
     :param little_endian: byte order of the dump.
     :param name: what it goes by, for people; by default "SFrame" and the version.
+    :param from_entries: functions' addresses are counted from their own entries, rather than from
+        the section; by default as its flags say.
     :raises BadRule: if it is malformed, or of a version, flags or an ABI that are not known.
     """
 
     def __init__(
-        self, data: bytes, *, address: int, little_endian: bool, name: str | None = None
+        self,
+        data: bytes,
+        *,
+        address: int,
+        little_endian: bool,
+        name: str | None = None,
+        from_entries: bool | None = None,
     ) -> None:
         self.address = address
         self.name = name or "SFrame"
@@ -161,6 +169,8 @@ class SFrameSection:
         self.version = header.version
         self.name = name or f"SFrame {self.version}"
         self._header = header
+        flagged = bool(header.flags & _PC_RELATIVE)
+        self._from_entries = flagged if from_entries is None else from_entries
         self._abi = _ABIS[header.abi]
         self._rows_end = self._checked_ends()
         self._rows_at = HEADER_SIZE + header.extension + header.rows_at
@@ -234,10 +244,9 @@ class SFrameSection:
     def _read_functions(self) -> Iterator[_Function]:
         entry = struct.Struct(self._order + _ENTRIES[self.version])
         at = HEADER_SIZE + self._header.extension + self._header.functions_at
-        relative = bool(self._header.flags & _PC_RELATIVE)
         end = at + entry.size * self._header.function_count
         for offset, size, rows_at, *more in entry.iter_unpack(self._data[at:end]):
-            start = self.address + offset + (at if relative else 0) & MASK
+            start = self.address + offset + (at if self._from_entries else 0) & MASK
             yield _Function(start, size, rows_at, at, *more)
             at += entry.size
 
