@@ -19,8 +19,9 @@ from drgn_reliable.walk import walk_task
 from tests import test_walk_arm64 as arm64
 from tests import test_walk_ppc64 as ppc64
 from tests import test_walk_s390x as s390x
+from tests import test_walk_x86 as orc
 from tests import test_walk_x86_fp as x86_fp
-from tests.stacks import kernel_regs
+from tests.stacks import UNDEFINED, call, kernel_regs
 from tests.walkers import TOP, Case, Up, check
 
 PROVEN: dict[str, Any] = {"kernel": "unreliable", "reasons": ["exception-boundary"]}
@@ -34,7 +35,7 @@ DISAGREE: dict[str, Any] = {
 
 def at(place: str, *rules: FrameRule) -> dict[str, Any]:
     """What each provider says of one address."""
-    return {"rules": [{place: rule} for rule in rules]}
+    return {"frame_rules": [{place: rule} for rule in rules]}
 
 
 # arm64: the link register is 30, the stack pointer 31 ----------------------------------------
@@ -140,7 +141,7 @@ ARM64 = [
         [*arm64_leaf()[: -len(arm64.TO_USER)], *arm64.record("bar+8"), *arm64.TO_USER],
         [*INTERRUPTED, "foo", "bar", *arm64.FRAMES[1:]],
         setup={
-            "rules": [
+            "frame_rules": [
                 {"leaf+8": LEAF, "foo+7": FRAMED._replace(cfa=Place(SP, 32))},
             ]
         },
@@ -150,7 +151,7 @@ ARM64 = [
         "3: the next frame's rule agrees with its record",
         [*arm64_leaf()[: -len(arm64.TO_USER)], *arm64.record("bar+8"), *arm64.TO_USER],
         [*INTERRUPTED, "foo", "bar", *arm64.FRAMES[1:]],
-        setup={"rules": [{"leaf+8": LEAF, "foo+7": FRAMED}]},
+        setup={"frame_rules": [{"leaf+8": LEAF, "foo+7": FRAMED}]},
         **PROVEN,
     ),
     arm64.case(
@@ -340,7 +341,42 @@ X86_FP = [
     ),
 ]
 
+# x86_64 with ORC ------------------------------------------------------------------------------
+
+TO_FOO = [*orc.ASLEEP, "foo+5", 0, *orc.TO_USER]
+X86_ORC = [
+    Case(
+        "4.2: code without ORC that has a rule of another kind is walked by that, and proven",
+        [*orc.switch_frame("__schedule+5", bp=TOP - 8 * 25), *TO_FOO[len(orc.ASLEEP) :]],
+        ["__schedule", "foo", *orc.FRAMES[1:]],
+        kernel="unreliable",
+        reasons=["no-unwind-data"],
+        setup={"rules": {"foo": None}, **at("foo+4", X_LEAF._replace(cfa=Place(7, 16)))},
+    ),
+    Case(
+        "4.2: so is code that ORC marks as not unwindable",
+        TO_FOO,
+        ["__schedule", "foo", *orc.FRAMES[1:]],
+        kernel="unreliable",
+        reasons=["undefined-unwind-data"],
+        setup={"rules": {"foo": UNDEFINED}, **at("foo+4", X_LEAF._replace(cfa=Place(7, 16)))},
+    ),
+    Case(
+        "3: ORC and another rule lead to different frames, seen where anything else is wrong",
+        TO_FOO,
+        ["__schedule", "foo", *orc.FRAMES[1:]],
+        proof="undecided",
+        reasons=["stack-end-overwritten", "providers-disagree"],
+        setup={
+            "rules": {"foo": call(16)},
+            "magic": 0,
+            **at("foo+4", X_LEAF._replace(cfa=Place(7, 24))),
+        },
+    ),
+]
+
 TABLES = (
+    (orc.Kernel, X86_ORC),
     (arm64.Kernel, ARM64),
     (s390x.Kernel, S390X),
     (ppc64.Kernel, PPC64),

@@ -154,7 +154,7 @@ class FakeKernel:
     :param no_call: a return address before and at which there is no call instruction.
     :param patched: other code, by the address where it begins.
     :param registers: of the CPU, for a running task; None if the dump has none.
-    :param rules: of each provider of call frame information, by the address that is looked up.
+    :param frame_rules: of each provider of call frame information, by the address looked up.
     """
 
     little_endian: ClassVar[bool] = True
@@ -179,7 +179,7 @@ class FakeKernel:
         magic: int = MAGIC,
         hole: range = range(0),
         more: Mapping[int, list[Word]] | None = None,
-        rules: Sequence[Mapping[str, FrameRule]] = (),
+        frame_rules: Sequence[Mapping[str, FrameRule]] = (),
     ) -> None:
         words = list(words)
         self.sp = TOP - 8 * len(words)
@@ -232,7 +232,7 @@ class FakeKernel:
         ]
         sources = [
             Source(FakeProvider(f"provider {i}", rows), FoundBy.DWARF, FoundBy.DWARF_LINK)
-            for i, rows in enumerate(rules)
+            for i, rows in enumerate(frame_rules)
         ]
         saved = None
         if registers is not None:

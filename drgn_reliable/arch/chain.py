@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import ClassVar, TypeVar
 
 from drgn_reliable.arch.base import Parts, StackState, StackUnwinder
-from drgn_reliable.frameinfo import Found, Lookup
+from drgn_reliable.arch.callers import CallerFinder, Outcome
 from drgn_reliable.memory import MASK
 from drgn_reliable.model import Walk
-from drgn_reliable.tables.framerule import Abi, CallerRegisters, Unknown, caller_registers
+from drgn_reliable.tables.framerule import Abi, CallerRegisters
 
 __all__ = ("ChainUnwinder",)
 
@@ -29,7 +29,8 @@ class ChainUnwinder(StackUnwinder[S]):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
-        self._information = parts.information
+        kept = parts.facts.register_offsets
+        self._callers = CallerFinder(self.ABI, parts.information, kept)
 
     # What an architecture adds -----------------------------------------------------------
 
@@ -76,17 +77,16 @@ class ChainUnwinder(StackUnwinder[S]):
     def _cross(self, state: S, walk: Walk) -> None:
         if not state.stack.contains(state.sp, 8):
             self.enter(state, walk, state.sp)
-        lookup = self._information.at(state.pc, exact=True)
-        outcomes, failures = self._apply(state, lookup, self._all_registers(state))
+        outcomes, failures = self._callers.find(state, self._callers.interrupted(state))
         if not outcomes:
             code = self.text.at(state.pc, exact=True)
             why = "; ".join(failures) or f"no call frame information for {code}"
             self.note_boundary(state, walk, why)
             self.follow_chain(state, walk)
             return
-        self._compare_outcomes(state, walk, outcomes)
+        self._callers.compare(state, walk, outcomes)
         found, caller = outcomes[0]
-        if not self._is_above(state, walk, caller):
+        if not self._callers.is_above(state, walk, caller):
             return
         if not self.chain_fits(state, caller):
             detail = (
@@ -100,62 +100,15 @@ class ChainUnwinder(StackUnwinder[S]):
         state.found_by = found.source.by_link if by_link else found.source.found_by
         self.return_to(state, walk, caller)
 
-    def _all_registers(self, state: S) -> dict[int, int]:
-        assert state.regs is not None
-        kept, get = self.facts.register_offsets, state.regs.get
-        values = {number: get(name) for number, name in self.ABI.names.items() if name in kept}
-        return {number: value for number, value in values.items() if value is not None}
-
-    def _apply(
-        self, state: S, lookup: Lookup, registers: dict[int, int]
-    ) -> tuple[list[tuple[Found, CallerRegisters]], list[str]]:
-        outcomes, failures = [], list(lookup.failures)
-        for found in lookup.rules:
-            if found.rule.outermost:
-                failures.append(f"{found.name}: it has no caller")
-                continue
-            try:
-                caller = caller_registers(found.rule, self.ABI, registers, state.stack.word)
-            except Unknown as e:
-                failures.append(f"{found.name}: {e}")
-            else:
-                outcomes.append((found, caller))
-        return outcomes, failures
-
-    def _compare_outcomes(
-        self, state: S, walk: Walk, outcomes: list[tuple[Found, CallerRegisters]]
-    ) -> None:
-        """Hold what the other providers found against the first."""
-        first, expected = outcomes[0]
-        fp = self.ABI.fp
-        for found, caller in outcomes[1:]:
-            same_fp = caller.registers.get(fp) == expected.registers.get(fp)
-            if (caller.pc, caller.sp) != (expected.pc, expected.sp) or not same_fp:
-                detail = (
-                    f"{first.name}: to {expected.pc:#x}, SP {expected.sp:#x}; "
-                    f"{found.name}: to {caller.pc:#x}, SP {caller.sp:#x}"
-                )
-                walk.note("providers-disagree", detail, pc=state.pc, sp=state.sp, value=caller.pc)
-
-    def _is_above(self, state: S, walk: Walk, caller: CallerRegisters) -> bool:
-        lowest = state.sp if self.ABI.links else state.sp + 8
-        if lowest <= caller.sp <= state.stack.high:
-            return True
-        detail = f"SP would go from {state.sp:#x} to {caller.sp:#x}"
-        walk.note("wrong-direction", detail, pc=state.pc, sp=state.sp, value=caller.sp)
-        state.done = True
-        return False
-
     # Beside the chain --------------------------------------------------------------------
 
     def _follow_and_compare(self, state: S, walk: Walk) -> None:
         """Follow the chain, and see that metadata lead to the same caller while all that their
         rules need is known: from an exception on."""
         stack, registers = state.stack, state.registers
-        outcomes: list[tuple[Found, CallerRegisters]] = []
+        outcomes: list[Outcome] = []
         if registers is not None:
-            lookup = self._information.at(state.pc, state.exact)
-            outcomes, _ = self._apply(state, lookup, dict(registers))
+            outcomes, _ = self._callers.find(state, registers)
         pc, sp = state.pc, state.sp
         self.follow_chain(state, walk)
         state.registers = None

@@ -10,7 +10,8 @@ import contextlib
 from drgn import FaultError, Program
 
 from drgn_reliable.arch.base import Parts, StackRegisters
-from drgn_reliable.arch.x86_64 import direct_call_target
+from drgn_reliable.arch.callers import CallerFinder, Outcome
+from drgn_reliable.arch.x86_64 import ABI, direct_call_target
 from drgn_reliable.arch.x86_plain import PlainFrames
 from drgn_reliable.arch.x86_state import OrcState
 from drgn_reliable.arch.x86_unwinder import X86Unwinder, in_user_mode
@@ -79,6 +80,7 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         self._rules: dict[tuple[int, bool], Rule | None] = {}
         self._trampolines = {self._graph.trampoline, self._probes.trampoline}
         self._plain = PlainFrames(self.text, self._trampolines)
+        self._callers = CallerFinder(ABI, parts.information, parts.facts.register_offsets)
 
     @classmethod
     def of_kernel(cls, parts: Parts, symbols: Symbols) -> OrcUnwinder:
@@ -151,11 +153,34 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         return doubt in SETTLED_DOUBTS or super().excuses(doubt, state)
 
     def skip_plain(self, state: OrcState, walk: Walk, limit: int) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-        self._plain.skip(state, walk, limit)
+        """See :class:`drgn_reliable.walk.Unwinder`. A proof holds every frame's rule against those
+        of other providers."""
+        if not state.proving:
+            self._plain.skip(state, walk, limit)
 
     def step(self, state: OrcState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
+        outcomes = self._outcomes(state) if state.proving else []
+        pc, sp = state.pc, state.sp
+        self._step(state, walk, outcomes)
+        if outcomes and not state.done and state.regs is None:
+            found, caller = outcomes[0]
+            if caller.sp != state.sp:
+                detail = (
+                    f"{found.name}: from {self.text.at(pc, exact=True)} to SP {caller.sp:#x}; "
+                    f"{self.name}: to {state.sp:#x}"
+                )
+                walk.note("providers-disagree", detail, pc=pc, sp=sp, value=caller.sp)
+
+    def _outcomes(self, state: OrcState) -> list[Outcome]:
+        """Where other call frame information than the kernel's own leads."""
+        if state.regs and state.full_regs:
+            registers = self._callers.interrupted(state)
+        else:
+            registers = {ABI.sp: state.sp, ABI.fp: state.bp}
+        return self._callers.find(state, registers)[0]
+
+    def _step(self, state: OrcState, walk: Walk, outcomes: list[Outcome]) -> None:
         key = (state.pc, state.exact)
         try:
             rule = self._rules[key]
@@ -170,6 +195,9 @@ class OrcUnwinder(X86Unwinder[OrcState]):
             if rule:
                 self._plain.learn(rule, state)
         found_by = _ORC
+        if outcomes and (rule is None or rule.shape is _UNDEFINED):
+            self._step_by_metadata(state, walk, outcomes)
+            return
         if rule is None:
             self._note_missing(state, walk)
             rule, found_by = FRAME_POINTER_RULE, _GUESS
@@ -183,6 +211,20 @@ class OrcUnwinder(X86Unwinder[OrcState]):
             state.done = not self._find_caller(state, walk)
         else:
             self._step_by(rule, found_by, state, walk)
+
+    def _step_by_metadata(self, state: OrcState, walk: Walk, outcomes: list[Outcome]) -> None:
+        """Go to the caller where the kernel's own unwind data do not lead."""
+        self._callers.compare(state, walk, outcomes)
+        found, caller = outcomes[0]
+        if caller.pc_at is None or not self._callers.is_above(state, walk, caller):
+            state.done = True
+            return
+        pc = self.recovered(state, walk, caller.pc, caller.pc_at)
+        state.done = pc is None
+        state.pc, state.sp = pc or 0, caller.sp
+        state.bp = caller.registers.get(ABI.fp, 0)
+        state.regs = state.previous_regs = None
+        state.exact, state.found_by = found.rule.exact, found.source.found_by
 
     def _rule(self, pc: int, exact: bool) -> Rule | None:
         """The rule for a program counter, decided once.
