@@ -184,6 +184,9 @@ class Run:
             return Place(self._number(), cursor.sleb() * self._cie.data_align)
         if code == _DEF_CFA_EXPRESSION:
             return self._expression(initial=False, deref=False)
+        if code == _DEF_CFA_REGISTER and self._cfa is None:
+            # All that gas says for loongarch, where the CFA is sp at first.
+            return Place(self._number())
         if not isinstance(self._cfa, Place) or self._cfa.deref:
             raise self._wrong("the CFA is not a register and an offset, of which one could change")
         if code == _DEF_CFA_REGISTER:

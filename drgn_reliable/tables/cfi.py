@@ -105,7 +105,8 @@ class CfiSection:
         self._name = name
         self._bias = bias
         self._index: _Index | str | None = None
-        self._cies: dict[int, tuple[Cie, Row]] = {}
+        self._cies: dict[int, Cie] = {}
+        self._first_rows: dict[int, Row] = {}
         self._rules: dict[int, FrameRule | None] = {}
 
     @property
@@ -175,7 +176,7 @@ class CfiSection:
             header = self._header(at)
             if header.cie is not None:
                 cursor = self._cursor(header.body, header.end)
-                encoding = self._cie(header.cie)[0].encoding if self._eh else ABSOLUTE
+                encoding = self._cie(header.cie).encoding if self._eh else ABSOLUTE
                 start = cursor.pointer(encoding, self._address) & MASK
                 count = cursor.unsigned(pointer_size(encoding, cursor.where()))
                 if start and count:
@@ -205,18 +206,24 @@ class CfiSection:
             return _Header(cursor.at, end, None)
         return _Header(cursor.at, end, place - cie if self._eh else cie)
 
-    def _cie(self, at: int) -> tuple[Cie, Row]:
-        """The CIE at an offset, and the first row of the functions that name it."""
+    def _cie(self, at: int) -> Cie:
+        """The CIE at an offset."""
         if at not in self._cies:
             if not 0 <= at < len(self._data):
-                raise BadRule(f"{self._name}: a CIE at {at:#x}, beyond the section")
+                raise BadRule(f"{self._name}: a CIE at {at:#x}, outside the section")
             header = self._header(at)
             if header.cie is not None:
                 raise BadRule(f"{self._name}: no CIE at {at:#x}")
-            cie = self._read_cie(self._cursor(header.body, header.end))
-            run = Run(cie, self._cursor(*cie.program), None, self._address, self._bias)
-            self._cies[at] = cie, run.to(0, 0)
+            self._cies[at] = self._read_cie(self._cursor(header.body, header.end))
         return self._cies[at]
+
+    def _first_row(self, at: int) -> Row:
+        """The first row of functions that name the CIE at an offset."""
+        if at not in self._first_rows:
+            cie = self._cie(at)
+            run = Run(cie, self._cursor(*cie.program), None, self._address, self._bias)
+            self._first_rows[at] = run.to(0, 0)
+        return self._first_rows[at]
 
     def _read_cie(self, cursor: Cursor) -> Cie:
         """Read what follows the header of a CIE."""
@@ -258,7 +265,7 @@ class CfiSection:
         header = self._header(fde.at)
         if header.cie is None:
             raise BadRule(f"{self._name}: no FDE at {fde.at:#x}")
-        cie, first = self._cie(header.cie)
+        cie, first = self._cie(header.cie), self._first_row(header.cie)
         cursor = self._cursor(header.body, header.end)
         cursor.block(2 * pointer_size(cie.encoding, cursor.where()))
         if cie.augmented:
