@@ -176,7 +176,8 @@ class SFrameSection:
         self._rows_at = HEADER_SIZE + header.extension + header.rows_at
         self._functions = sorted(self._read_functions())
         self._starts = [function.start for function in self._functions]
-        self._cache: dict[int, _Rows] = {}
+        self._cache: dict[int, _Rows | str] = {}
+        self._unread = (self._rows_end - self._rows_at) // 2  # a row takes 2 bytes or more
 
     def find(self, address: int) -> FrameRule | None:
         """The rule for the instruction at an address; None if no function covers it.
@@ -186,9 +187,7 @@ class SFrameSection:
         i = bisect.bisect_right(self._starts, address) - 1
         if i < 0 or address - self._starts[i] >= self._functions[i].size:
             return None
-        if i not in self._cache:
-            self._cache[i] = self._read_rows(self._functions[i])
-        found = self._cache[i]
+        found = self._rows(i)
         if found.outermost:
             return self._no_caller(found.exact)
         offset = address - self._starts[i]
@@ -252,6 +251,18 @@ class SFrameSection:
 
     # The rows of a function ---------------------------------------------------------------
 
+    def _rows(self, i: int) -> _Rows:
+        """Those of a function, which are read once, whatever comes of it."""
+        if i not in self._cache:
+            try:
+                self._cache[i] = self._read_rows(self._functions[i])
+            except BadRule as error:
+                self._cache[i] = str(error)
+        found = self._cache[i]
+        if isinstance(found, str):
+            raise BadRule(found)
+        return found
+
     def _read_rows(self, function: _Function) -> _Rows:
         at = self._rows_at + function.rows_at
         count, info, kind, repeat = function.row_count, function.info, 0, function.repeat
@@ -278,6 +289,9 @@ class SFrameSection:
         least = struct.calcsize(f"<{code}B")
         if count * least > self._rows_end - at:
             self._bad(at, f"{count} rows do not fit in what is left of the section")
+        self._unread -= count
+        if self._unread < 0:
+            self._bad(at, "functions share rows")
         starts: list[int] = []
         rows: list[_Row] = []
         for _ in range(count):
