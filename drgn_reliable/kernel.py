@@ -31,6 +31,7 @@ from drgn_reliable.memory import (
 )
 from drgn_reliable.modules import ModuleList
 from drgn_reliable.opening import opened_dump
+from drgn_reliable.owners import Owners
 from drgn_reliable.platforms import machine_of
 from drgn_reliable.registers import CrashRegisters
 from drgn_reliable.returns import FunctionGraph, ReturnProbes
@@ -103,7 +104,10 @@ class Kernel:
         self.graph = FunctionGraph(prog, symbols)
         self.probes = ReturnProbes(prog, symbols)
         trampolines = (self.graph.trampoline, self.probes.trampoline)
-        self.text = Text(prog, symbols, self.modules, self.generated, arch.code, trampolines)
+        self.owners = Owners(prog, symbols, self.generated)
+        self.text = Text(
+            prog, symbols, self.modules, self.generated, arch.code, trampolines, self.owners
+        )
         self.tasks = TaskList(prog, symbols, arch.saved, self.probes.task_list)
         parts = Parts(prog, self.facts, self.text, self.graph, self.probes, self.cpu_registers)
         self.unwinder = arch.unwinder(parts, symbols)

@@ -23,7 +23,8 @@ from drgn_reliable.arch.base import (
     StackUnwinder,
 )
 from drgn_reliable.memory import MASK, member_offset
-from drgn_reliable.model import End, FoundBy, Walk
+from drgn_reliable.model import CodeRole, End, FoundBy, Walk
+from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules
@@ -44,6 +45,15 @@ USER_MODE = 1 << 48
 REGISTERS: Mapping[str, str] = {"psw.mask": "pswm", "psw.addr": "pswa"}
 """Members of ``struct pt_regs``, and what drgn calls these registers; r14 and r15 are elements of
 its array ``gprs``."""
+
+NAMES = CodeNames(
+    patterns={
+        # arch/s390/kernel/entry.S: the new PSWs in the lowcore lead to these.
+        r"(early_)?pgm_check_handler|(ext|io|mcck|restart)_int_handler": CodeRole.VECTORS,
+        r"system_call|ret_from_fork": CodeRole.ENTRY,
+        r"__s390_indirect_jump.*": CodeRole.THUNK,
+    },
+)
 
 
 def ends_call(code: bytes) -> bool:
@@ -229,6 +239,6 @@ ARCHITECTURE = Architecture(
     name="s390x",
     saved=SavedContext(sp="thread.ksp"),  # written by __switch_to_asm
     facts=Facts,
-    code=CodeRules(ends_call, longest_call=6),
+    code=CodeRules(ends_call, longest_call=6, names=NAMES),
     unwinder=_unwinder,
 )
