@@ -18,11 +18,23 @@ from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import BrokenList, Layout, container_nodes, missing
 from drgn_reliable.symbols import Symbols
 
-__all__ = ("BpfText", "FtraceTrampoline", "GeneratedText", "KprobePage")
+__all__ = ("BpfText", "FtraceOps", "FtraceTrampoline", "GeneratedText", "KprobePage")
 
 _LIST_LIMIT = 1 << 20
 _SAVE_REGS = 1 << 2
 """``FTRACE_OPS_FL_SAVE_REGS``, a macro since 4.11 and so in no type information."""
+
+
+class FtraceOps(NamedTuple):
+    """A registered user of ftrace (``struct ftrace_ops``)."""
+
+    address: int
+    callback: int
+    flags: int
+    trampoline: int
+    """Where its own copy of the entry code begins, 0 if it has none."""
+    size: int
+    """Bytes of that."""
 
 
 class FtraceTrampoline(NamedTuple):
@@ -34,6 +46,8 @@ class FtraceTrampoline(NamedTuple):
     """Copied from ``ftrace_regs_caller`` rather than from ``ftrace_caller``."""
     callback: int
     """Address of the function that it calls."""
+    ops: int = 0
+    """Address of the ``struct ftrace_ops``."""
 
 
 class KprobePage(NamedTuple):
@@ -54,6 +68,8 @@ class BpfText(NamedTuple):
     frame_pointer_start: int
     """Offset in bytes from which the code keeps a frame pointer; 0 if never (before 7.0)."""
     frame_pointer_end: int
+    ksym: int = 0
+    """Address of the ``struct bpf_ksym``."""
 
     def keeps_frame_pointer(self, address: int) -> bool:
         """``bpf_has_frame_pointer()`` of Linux 7.0."""
@@ -98,10 +114,27 @@ class GeneratedText:
 
     @cached_property
     def _ftrace(self) -> list[FtraceTrampoline]:
-        head = self._symbols.address("ftrace_ops_list")
-        return self._collect("ftrace ops", lambda: self._each_ops(head)) if head else []
+        return [
+            FtraceTrampoline(
+                ops.trampoline,
+                ops.trampoline + ops.size,
+                bool(ops.flags & _SAVE_REGS),
+                ops.callback,
+                ops.address,
+            )
+            for ops in self._collect("ftrace ops", self.each_ops)
+            if ops.trampoline and ops.size
+        ]
 
-    def _each_ops(self, head: int) -> Iterator[FtraceTrampoline]:
+    def each_ops(self) -> Iterator[FtraceOps]:
+        """The registered users of ftrace, as far as their list can be followed.
+
+        :raises BrokenList: if it loops.
+        :raises drgn.FaultError: if the dump lacks a part.
+        """
+        head = self._symbols.address("ftrace_ops_list")
+        if head is None:
+            return
         layout = Layout(
             self._prog.type("struct ftrace_ops"),
             {
@@ -114,17 +147,20 @@ class GeneratedText:
             optional={"trampoline", "size"},
         )
         last = self._symbols.address("ftrace_list_end")
-        ops = self._prog.read_u64(head)
+        ops: int = self._prog.read_u64(head)
         seen: set[int] = set()
         while ops and ops != last:
             if ops in seen or len(seen) > _LIST_LIMIT:
                 raise BrokenList(ops, "the list of ftrace ops loops")
             seen.add(ops)
             fields = layout.read(self._prog, ops)
-            start, size = fields["trampoline"], fields["size"]
-            if start and size:
-                saves = bool(fields["flags"] & _SAVE_REGS)
-                yield FtraceTrampoline(start, start + size, saves, fields["func"])
+            yield FtraceOps(
+                ops,
+                fields["func"],
+                fields["flags"],
+                fields["trampoline"] or 0,
+                fields["size"] or 0,
+            )
             ops = fields["next"]
 
     @cached_property
@@ -177,4 +213,5 @@ class GeneratedText:
                 name,
                 fields["fp_start"] or 0,
                 fields["fp_end"] or 0,
+                ksym,
             )

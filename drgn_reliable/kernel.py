@@ -32,6 +32,7 @@ from drgn_reliable.memory import (
 )
 from drgn_reliable.modules import ModuleList
 from drgn_reliable.opening import module_files, opened_dump
+from drgn_reliable.owners import Owners
 from drgn_reliable.platforms import machine_of
 from drgn_reliable.registers import CrashRegisters
 from drgn_reliable.returns import FunctionGraph, ReturnProbes
@@ -105,7 +106,10 @@ class Kernel:
         self.graph = FunctionGraph(prog, symbols)
         self.probes = ReturnProbes(prog, symbols)
         trampolines = (self.graph.trampoline, self.probes.trampoline)
-        self.text = Text(prog, symbols, self.modules, self.generated, arch.code, trampolines)
+        self.owners = Owners(prog, symbols, self.generated)
+        self.text = Text(
+            prog, symbols, self.modules, self.generated, arch.code, trampolines, self.owners
+        )
         self.tasks = TaskList(prog, symbols, arch.saved, self.probes.task_list)
         self.unwind_data = UnwindData(prog, symbols, self.modules, module_files(prog))
         parts = Parts(

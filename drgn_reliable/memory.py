@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from drgn import FaultError, PlatformFlags, Program, Type, TypeKind, offsetof
 
@@ -24,6 +24,8 @@ __all__ = (
     "StackMemory",
     "byte_order",
     "container_nodes",
+    "gather",
+    "hashed_nodes",
     "list_nodes",
     "member_offset",
     "missing",
@@ -210,6 +212,50 @@ def container_nodes(
 ) -> Iterator[int]:
     """Like :func:`list_nodes`, giving the structs that hold the nodes at a byte offset."""
     return (node - offset & MASK for node in list_nodes(prog, head, limit, following))
+
+
+def hashed_nodes(prog: Program, table: int, heads: int, limit: int = 1 << 20) -> Iterator[int]:
+    """The node addresses of a hash table, an array of ``struct hlist_head``.
+
+    :raises BrokenList: when a node comes twice or after ``limit`` nodes of one list.
+    :raises drgn.FaultError: if the dump lacks the table or a node.
+    """
+    for place in range(table, table + 8 * heads, 8):
+        node = prog.read_u64(place & MASK)
+        seen: set[int] = set()
+        while node:
+            if node in seen or len(seen) > limit:
+                raise BrokenList(node, "comes twice, or the list has no end")
+            seen.add(node)
+            yield node
+            node = prog.read_u64(node)
+
+
+_T = TypeVar("_T")
+
+
+def gather(
+    problems: list[str], what: str, found: Callable[[], Iterator[_T]]
+) -> tuple[tuple[_T, ...], bool]:
+    """All that a walk of a kernel list yields until it fails, and whether it came to the end.
+
+    For lists that only tell more of what is known anyway: memory that the dump lacks, or types
+    that the kernel lacks, are no problem. A list that loops or ends in a null pointer is.
+
+    :param problems: takes a line for a broken list.
+    :param what: what the line begins with.
+    """
+    rows = []
+    try:
+        for row in found():
+            rows.append(row)
+    except BrokenList as e:
+        if not isinstance(e.__cause__, FaultError):
+            problems.append(f"{what}: {e}")
+        return tuple(rows), False
+    except (FaultError, LookupError, MissingInformation):
+        return tuple(rows), False
+    return tuple(rows), True
 
 
 class StackMemory:

@@ -14,6 +14,7 @@ __all__ = (
     "CapsuleSummary",
     "Code",
     "CodeKind",
+    "CodeRole",
     "DumpReport",
     "End",
     "FoundBy",
@@ -45,6 +46,39 @@ class CodeKind(str, Enum):
     """Nothing known as kernel text: foreign, freed or generated code, or no code at all."""
 
 
+class CodeRole(str, Enum):
+    """What code is there for, beyond the rule by which the kernel takes it for text."""
+
+    FUNCTION = "function"
+    ENTRY = "entry"
+    """Assembly that takes system calls and exceptions, and returns from them."""
+    VECTORS = "exception vectors"
+    """Where the CPU itself jumps to for an exception."""
+    EXIT = "exit text"
+    INIT = "init text"
+    MODULE_INIT = "module init"
+    LIVEPATCH = "livepatch function"
+    LIVEPATCH_STUB = "livepatch stub"
+    FTRACE = "ftrace trampoline"
+    GRAPH_RETURN = "function graph return"
+    """Put in place of a return address by the function graph tracer."""
+    RETURN_PROBE = "return probe trampoline"
+    """Put in place of a return address by a kretprobe or rethook."""
+    KPROBE = "kprobe slot"
+    OPTPROBE = "optprobe slot"
+    BPF_PROGRAM = "bpf program"
+    BPF_TRAMPOLINE = "bpf trampoline"
+    BPF_DISPATCHER = "bpf dispatcher"
+    BPF_STRUCT_OPS = "bpf struct_ops trampoline"
+    STATIC_CALL = "static call trampoline"
+    THUNK = "retpoline or return thunk"
+    PLT = "PLT or veneer"
+    """Put in by a linker or a module loader to jump further than an instruction can."""
+    VSYSCALL = "vsyscall page"
+    FOREIGN = "foreign (EFI runtime)"
+    UNKNOWN = "nothing known"
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """One program counter, classified and named once for the whole dump."""
@@ -58,6 +92,10 @@ class Code:
     """None for the kernel's own text and for generated code."""
     doubt: str | None = None
     """An advisory reason that this program counter gives wherever it is met."""
+    role: CodeRole = CodeRole.FUNCTION
+    of: str | None = None
+    """Which one: the callback, the probed or traced function, the function that a livepatch
+    replaces; None if the dump does not tell or there is nothing to tell."""
 
     def __str__(self) -> str:
         if self.symbol is None:

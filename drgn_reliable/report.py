@@ -18,6 +18,9 @@ from drgn_reliable.walk import walk_task
 
 __all__ = ("Scanner", "collector_paused", "merged_reasons", "scan", "scan_task")
 
+_NO_TEXT = ("not-kernel-text", "text-not-checked")
+"""Reasons whose value is an address that is not kernel text."""
+
 
 class Scanner:
     """Reports on the tasks of one kernel, one at a time."""
@@ -43,8 +46,15 @@ class Scanner:
             kernel_answer(walk, running=task.on_cpu, supported=self._supported),
             proof_answer(proof),
             tuple(proof.frames),
-            merged_reasons(walk, proof),
+            tuple(map(self._explained, merged_reasons(walk, proof))),
         )
+
+    def _explained(self, reason: Reason) -> Reason:
+        """The reason with what is known of an address that should have been code."""
+        if reason.id not in _NO_TEXT or reason.value is None:
+            return reason
+        nature = self.kernel.text.nature(reason.value)
+        return reason._replace(detail=f"{reason.detail}: {nature}") if nature else reason
 
     def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """The reports of tasks, as they are made."""

@@ -9,14 +9,16 @@ beside the attribute, in ``struct module_sect_attr``; since then it is the attri
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterator
 
-from drgn import Program, Type
+from drgn import FaultError, Program, Type
 
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import MASK, Layout, member_offset
+from drgn_reliable.modules import Module
 
-__all__ = ("module_sections",)
+__all__ = ("ModuleSections", "module_sections")
 
 _SECTION_LIMIT = 1 << 16
 """Sections: an ELF file's header counts no more."""
@@ -48,6 +50,32 @@ def module_sections(prog: Program, module_address: int) -> dict[str, int]:
         name, address = read(attribute)
         found.setdefault(name, address)
     return found
+
+
+class ModuleSections:
+    """The names of modules' sections by address; none where the dump does not tell."""
+
+    def __init__(self, prog: Program) -> None:
+        self._prog = prog
+        self._known: dict[int, list[tuple[int, str]]] = {}
+
+    def at(self, module: Module, address: int) -> str | None:
+        """The section that an address in a module belongs to."""
+        region = module.region(address)
+        if region is None:
+            return None
+        found = self._known.get(module.address)
+        if found is None:
+            found = self._known[module.address] = self._read(module.address)
+        i = bisect.bisect_right(found, (address, "\U0010ffff")) - 1
+        return found[i][1] if i >= 0 and found[i][0] in region else None
+
+    def _read(self, module: int) -> list[tuple[int, str]]:
+        try:
+            sections = module_sections(self._prog, module)
+        except (FaultError, LookupError, MissingInformation):
+            return []
+        return sorted((address, name) for name, address in sections.items())
 
 
 def _attributes(prog: Program, attributes: int) -> Iterator[int]:

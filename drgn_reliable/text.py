@@ -6,14 +6,16 @@ way of being text. Every program counter is decided once for the whole dump.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from drgn import FaultError, Program
 
 from drgn_reliable.generated import GeneratedText
 from drgn_reliable.memory import MASK
-from drgn_reliable.model import Code, CodeKind
+from drgn_reliable.model import Code, CodeKind, CodeRole
 from drgn_reliable.modules import Module, ModuleList
+from drgn_reliable.owners import Owners
+from drgn_reliable.roles import CodeNames, Roles
 from drgn_reliable.symbols import Symbols
 
 __all__ = ("CodeRules", "Text", "lookup_address")
@@ -61,12 +63,15 @@ class CodeRules:
     gate: Callable[[Program, Symbols], tuple[int, int] | None] = _no_gate
     """The gate area, text by ``in_gate_area_no_mm()`` though no kernel function is there: first
     address and the one behind it, None if there is none."""
+    names: CodeNames = field(default_factory=CodeNames)
+    """By which special code is known."""
 
 
 class Text:
     """The dump's text, core, modules and generated.
 
     :param trampolines: addresses that a tracer puts in place of return addresses.
+    :param owners: tells what generated code was made for; without it, :attr:`Code.of` is None.
     """
 
     def __init__(
@@ -77,10 +82,12 @@ class Text:
         generated: GeneratedText,
         rules: CodeRules,
         trampolines: Collection[int | None] = (),
+        owners: Owners | None = None,
     ) -> None:
         self._prog = prog
         self._symbols = symbols
         self._rules = rules
+        self._roles = Roles(prog, symbols, generated, rules.names, owners)
         self._trampolines = frozenset(trampolines)
         self.modules = modules
         self.generated = generated
@@ -109,10 +116,27 @@ class Text:
         """Whether an address lies in the core kernel's init text."""
         return self.init[0] <= address < self.init[1]
 
+    def nature(self, address: int) -> str | None:
+        """What is known of an address that is no kernel text, in words; None if nothing is."""
+        code = self.at(address, exact=True)
+        if code.module:
+            return f"data of module {code.module}"
+        if code.role is not CodeRole.UNKNOWN:
+            return str(code.role.value)
+        end = self._symbols.address("_end")
+        if end is not None and self.core[1] <= address < end:
+            named = self._symbols.at(address)
+            # Without its data in kallsyms the last function seems to go on.
+            if named and named.start >= self.core[1]:
+                return f"kernel data {named.name}+{address - named.start:#x}"
+            return "kernel data"
+        return None
+
     def _decide(self, pc: int, exact: bool) -> Code:
         exact = exact or pc in self._trampolines
         kind, module = self._kind(pc)
-        symbol, offset = self._name(pc, lookup_address(pc, exact), kind, module)
+        address = lookup_address(pc, exact)
+        symbol, offset = self._name(pc, address, kind, module)
         doubt = _DOUBTS.get(kind)
         if symbol in _RETURNING and offset:
             doubt = _RETURNING[symbol]
@@ -121,7 +145,10 @@ class Text:
         called = not exact and not pushed and kind is not CodeKind.UNKNOWN
         if called and doubt is None and self._follows_call(pc) is False:
             doubt = "no-call-before"
-        return Code(pc, kind, symbol, offset, module.name if module else None, doubt)
+        role = self._roles.of(pc, address, kind, symbol, module)
+        of = self._roles.which(pc, address, role, kind, self._called)
+        name = module.name if module else None
+        return Code(pc, kind, symbol, offset, name, doubt, role, of)
 
     def _kind(self, pc: int) -> tuple[CodeKind, Module | None]:
         """The order is that of ``__kernel_text_address()`` (kernel/extable.c)."""
@@ -166,11 +193,15 @@ class Text:
         return (named.name, pc - named.start) if named else (None, 0)
 
     def _called(self, address: int) -> str:
+        """The name of a place, the symbol alone at its beginning."""
         kind, module = self._kind(address)
         # Never into another trampoline: a corrupt one could name itself.
-        if kind is CodeKind.FTRACE:
+        symbol, offset = None, 0
+        if kind is not CodeKind.FTRACE:
+            symbol, offset = self._name(address, address, kind, module)
+        if symbol is None:
             return f"{address:#x}"
-        return self._name(address, address, kind, module)[0] or f"{address:#x}"
+        return f"{symbol}+{offset:#x}" if offset else symbol
 
     def _follows_call(self, pc: int) -> bool | None:
         try:

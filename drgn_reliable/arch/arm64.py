@@ -24,7 +24,8 @@ from drgn_reliable.arch.base import (
 )
 from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.memory import MASK, StackMemory
-from drgn_reliable.model import CodeKind, End, FoundBy, Walk
+from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, Walk
+from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.framerule import Abi, CallerRegisters
 from drgn_reliable.tasks import SavedContext, Task
@@ -65,6 +66,21 @@ ABI = Abi(
     ra=LINK_REGISTER,
     preserved=range(19, LINK_REGISTER),
 )
+
+NAMES = CodeNames(
+    patterns={
+        r"vectors|tramp_vectors|__bp_harden_el1_vectors|__hyp_stub_vectors": CodeRole.VECTORS,
+        # What linkers put in for branches over more than 128 MB.
+        r"__AArch64(ADRP|AbsLong)Thunk_.*|.*_veneer": CodeRole.PLT,
+    },
+    sections={
+        ".plt": CodeRole.PLT,
+        ".init.plt": CodeRole.PLT,
+        ".text.ftrace_trampoline": CodeRole.PLT,
+        ".init.text.ftrace_trampoline": CodeRole.PLT,
+    },
+)
+"""The rest of the entry code is between ``__entry_text_start`` and ``__entry_text_end``."""
 
 
 def ends_call(code: bytes) -> bool:
@@ -345,6 +361,6 @@ ARCHITECTURE = Architecture(
     ),
     facts=Facts,
     # A BPF trampoline calls the traced function by a return to it.
-    code=CodeRules(ends_call, longest_call=4, pushing_kinds=(CodeKind.BPF,)),
+    code=CodeRules(ends_call, longest_call=4, pushing_kinds=(CodeKind.BPF,), names=NAMES),
     unwinder=_unwinder,
 )

@@ -31,7 +31,8 @@ from drgn_reliable.arch.base import (
 )
 from drgn_reliable.errors import MissingInformation, UnsupportedKernel
 from drgn_reliable.memory import MASK, Layout, StackMemory
-from drgn_reliable.model import CodeKind, End, FoundBy, Walk
+from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, Walk
+from drgn_reliable.roles import CodeNames, Pages
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.orc import OrcTables
 from drgn_reliable.tasks import SavedContext, Task
@@ -62,6 +63,20 @@ ARRAY_REGISTERS = {"ra": 1, "sp": 3, "fp": 22}
 
 SETTLED_DOUBTS = ("fgraph-returning", "rethook-returning")
 """Advisory reasons about code that unwind data decide."""
+
+NAMES = CodeNames(
+    patterns={
+        # genex.S and tlbex.S: the handlers, of which the vectors are copies.
+        r"handle_(vint|ade|ale|bce|bp|fpe|fpu|lsx|lasx|lbt|ri|watch|reserved|sys|tlb_.*)"
+        r"|except_vec_cex|tlb_do_page_fault_[01]|tlb_huge_update_.*": CodeRole.VECTORS,
+        r"handle_syscall|ret_from_(fork|kernel_thread)_asm": CodeRole.ENTRY,
+    },
+    vectors=(
+        Pages("eentry", VECTORS * VECTOR_SIZE),
+        Pages("pcpu_handlers", VECTORS * VECTOR_SIZE, "nr_cpu_ids"),
+    ),
+    sections={".plt": CodeRole.PLT, ".ftrace_trampoline": CodeRole.PLT},
+)
 
 UNDEFINED, PREV_SP, SP, FP = range(4)
 """``ORC_REG_*``."""
@@ -413,6 +428,6 @@ ARCHITECTURE = Architecture(
         sp="thread.sched_cfa", pc="thread.sched_ra", fp="thread.reg22"
     ),
     facts=Facts,
-    code=CodeRules(ends_call, longest_call=INSTRUCTION),
+    code=CodeRules(ends_call, longest_call=INSTRUCTION, names=NAMES),
     unwinder=_unwinder,
 )

@@ -25,7 +25,8 @@ from drgn_reliable.arch.base import (
 )
 from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.memory import MASK, StackMemory, member_offset
-from drgn_reliable.model import CodeKind, End, FoundBy, TaskKind, Walk
+from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, TaskKind, Walk
+from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.framerule import Abi, CallerRegisters
 from drgn_reliable.tasks import SavedContext, Task
@@ -55,6 +56,26 @@ LOAD_MASK, LOAD = 0xFC000003, 0xE8000000
 """The instruction ``ld``; its offset is the lower half, its base register bits 16 to 20."""
 
 LIVEPATCH_STUB = "livepatch_handler"
+
+NAMES = CodeNames(
+    exact={LIVEPATCH_STUB: CodeRole.LIVEPATCH_STUB},
+    patterns={
+        # exceptions-64s.S: what the vectors jump to; interrupt_64.S: the ways in and out.
+        r".*_common_(real|virt)|(soft_nmi|machine_check_idle)_common": CodeRole.ENTRY,
+        r"masked_H?interrupt|(fast_)?interrupt_return_.*": CodeRole.ENTRY,
+        r"system_call_(common|vectored_).*|ret_from_(fork|kernel_).*": CodeRole.ENTRY,
+        # What linkers put in for branches over more than 32 MB and calls through the TOC.
+        r".*\.(plt_call|plt_branch|long_branch)\..*": CodeRole.PLT,
+    },
+    # The vectors, at the beginning of the kernel's text.
+    between=(("_stext", "__end_interrupts", CodeRole.VECTORS),),
+    sections={
+        ".stubs": CodeRole.PLT,
+        ".init.stubs": CodeRole.PLT,
+        ".tramp.ftrace.text": CodeRole.PLT,
+        ".tramp.ftrace.init": CodeRole.PLT,
+    },
+)
 """By it a livepatched function is entered, and returns (arch/powerpc/kernel/trace)."""
 
 EMERGENCY_STACKS = ("emergency_sp", "nmi_emergency_sp", "mc_emergency_sp")
@@ -343,6 +364,6 @@ ARCHITECTURE = Architecture(
     name="ppc64le",
     saved=SavedContext(sp="thread.ksp"),  # written by _switch
     facts=Facts,
-    code=CodeRules(ends_call, longest_call=4),
+    code=CodeRules(ends_call, longest_call=4, names=NAMES),
     unwinder=_unwinder,
 )

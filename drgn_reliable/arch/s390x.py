@@ -23,7 +23,8 @@ from drgn_reliable.arch.base import (
 )
 from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.memory import MASK, member_offset
-from drgn_reliable.model import End, FoundBy, Walk
+from drgn_reliable.model import CodeRole, End, FoundBy, Walk
+from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.framerule import Abi, CallerRegisters
 from drgn_reliable.tasks import SavedContext, Task
@@ -53,6 +54,15 @@ ABI = Abi(
     ra=14,
     preserved=range(6, 14),
     sp_below_cfa=FRAME_SIZE,
+)
+
+NAMES = CodeNames(
+    patterns={
+        # arch/s390/kernel/entry.S: the new PSWs in the lowcore lead to these.
+        r"(early_)?pgm_check_handler|(ext|io|mcck|restart)_int_handler": CodeRole.VECTORS,
+        r"system_call|ret_from_fork": CodeRole.ENTRY,
+        r"__s390_indirect_jump.*": CodeRole.THUNK,
+    },
 )
 
 
@@ -241,6 +251,6 @@ ARCHITECTURE = Architecture(
     name="s390x",
     saved=SavedContext(sp="thread.ksp"),  # written by __switch_to_asm
     facts=Facts,
-    code=CodeRules(ends_call, longest_call=6),
+    code=CodeRules(ends_call, longest_call=6, names=NAMES),
     unwinder=_unwinder,
 )

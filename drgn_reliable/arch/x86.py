@@ -6,7 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 from drgn_reliable.arch.base import Architecture, Parts
-from drgn_reliable.arch.x86_64 import LONGEST_CALL, STARTUP, Facts, ends_call, vsyscall_page
+from drgn_reliable.arch.x86_64 import (
+    LONGEST_CALL,
+    NAMES,
+    STARTUP,
+    Facts,
+    ends_call,
+    vsyscall_page,
+)
 from drgn_reliable.arch.x86_fp import FramePointerUnwinder
 from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.symbols import Symbols
@@ -27,6 +34,6 @@ ARCHITECTURE = Architecture(
     name="x86_64",
     saved=SavedContext(sp="thread.sp"),  # written by __switch_to_asm
     facts=Facts,
-    code=CodeRules(ends_call, LONGEST_CALL, STARTUP, gate=vsyscall_page),
+    code=CodeRules(ends_call, LONGEST_CALL, STARTUP, gate=vsyscall_page, names=NAMES),
     unwinder=_unwinder,
 )

@@ -11,6 +11,8 @@ from drgn import FaultError, Program, sizeof
 
 from drgn_reliable.arch.base import KernelFacts, Range
 from drgn_reliable.memory import MASK, member_offset
+from drgn_reliable.model import CodeRole
+from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.framerule import Abi
 
@@ -76,6 +78,18 @@ registers in an ``NT_PRSTATUS`` note begin in the same order (``struct user_regs
 
 USER_MODE = 3
 """Privilege level bits of CS."""
+
+NAMES = CodeNames(
+    exact={"ret_from_fork_asm": CodeRole.ENTRY},
+    patterns={
+        # arch/x86/lib/retpoline.S: what replaces indirect branches and returns.
+        r"__x86_(indirect|return)_.*": CodeRole.THUNK,
+        r"(retbleed|srso|srso_alias|zen|entry)_untrain_ret": CodeRole.THUNK,
+        r"(retbleed|srso|srso_alias|its|call_depth)_return_thunk": CodeRole.THUNK,
+        r"srso_(alias_)?safe_ret": CodeRole.THUNK,
+    },
+)
+"""The rest of the entry code is between ``__entry_text_start`` and ``__entry_text_end``."""
 
 
 def ends_call(code: bytes) -> bool:

@@ -43,6 +43,8 @@ def _frame_dict(frame: Frame) -> dict[str, Any]:
         "offset": code.offset if code.symbol is not None else None,
         "module": code.module,
         "code": code.kind.value,
+        "role": code.role.value,
+        "of": code.of,
         "found_by": frame.found_by.value,
     }
 

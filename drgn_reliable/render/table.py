@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from tabulate import tabulate
 
-from drgn_reliable.model import CapsuleSummary, DumpReport, Frame, Reason, TaskReport
+from drgn_reliable.model import CapsuleSummary, CodeRole, DumpReport, Frame, Reason, TaskReport
 from drgn_reliable.reasons import CATALOGUE, Effect, ReasonKind
 from drgn_reliable.selection import group_stacks, summary_counts
 
@@ -110,7 +110,7 @@ def _names(group: Iterable[TaskReport]) -> str:
 
 def _write_frames(frames: tuple[Frame, ...], out: TextIO) -> None:
     rows = [
-        (f"  #{i}", f"{frame.pc:#x}", str(frame.code), f"({frame.found_by.value})")
+        (f"  #{i}", f"{frame.pc:#x}", str(frame.code), _found(frame))
         for i, frame in enumerate(frames)
     ]
     if rows:
@@ -118,6 +118,15 @@ def _write_frames(frames: tuple[Frame, ...], out: TextIO) -> None:
         out.write("\n".join(f"  {line}" for line in table.splitlines()) + "\n")
     else:
         out.write("  no kernel frames\n")
+
+
+def _found(frame: Frame) -> str:
+    """How it was found and, unless it is an ordinary function, what the code is."""
+    code = frame.code
+    found = f"({frame.found_by.value})"
+    if code.role is CodeRole.FUNCTION:
+        return found
+    return f"{found} {code.role.value}" + (f" of {code.of}" if code.of else "")
 
 
 def _write_why(reasons: tuple[Reason, ...], out: TextIO) -> None:
