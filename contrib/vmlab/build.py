@@ -6,7 +6,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +54,18 @@ class Built:
     modules: dict[str, bytes]
 
 
-def build(root: Path, guest: Path, machine: MachineType, release: str, say: Say) -> Built:
-    """Compile programs and modules inside a build root; busybox is the guest's."""
+def build(
+    root: Path,
+    guest: Path,
+    machine: MachineType,
+    release: str,
+    say: Say,
+    assembler: Sequence[str] = (),
+) -> Built:
+    """Compile programs and modules inside a build root; busybox is the guest's.
+
+    :param assembler: further options with which the modules are assembled.
+    """
     with workspace(root) as directory:
         shutil.copytree(GUEST, directory, dirs_exist_ok=True)
         inside = Path("/") / directory.name
@@ -69,6 +79,8 @@ def build(root: Path, guest: Path, machine: MachineType, release: str, say: Say)
         make = ["make", "-C", headers, f"M={inside}/module", "modules"]
         if machine.cross_packages:
             make += [f"ARCH={machine.kbuild}", f"CROSS_COMPILE={machine.cross}"]
+        if assembler:
+            make.append("KCFLAGS=" + " ".join(f"-Wa,{option}" for option in assembler))
         run_in(root, make)
         return Built(
             programs={
