@@ -6,9 +6,10 @@ from __future__ import annotations
 import gzip
 import lzma
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from .machines import MachineType
 from .packages import PackageError
@@ -60,11 +61,11 @@ def build(
     machine: MachineType,
     release: str,
     say: Say,
-    assembler: Sequence[str] = (),
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Built:
     """Compile programs and modules inside a build root; busybox is the guest's.
 
-    :param assembler: further options with which the modules are assembled.
+    :param variables: of the modules' ``Kbuild``.
     """
     with workspace(root) as directory:
         shutil.copytree(GUEST, directory, dirs_exist_ok=True)
@@ -79,9 +80,7 @@ def build(
         make = ["make", "-C", headers, f"M={inside}/module", "modules"]
         if machine.cross_packages:
             make += [f"ARCH={machine.kbuild}", f"CROSS_COMPILE={machine.cross}"]
-        if assembler:
-            make.append("KCFLAGS=" + " ".join(f"-Wa,{option}" for option in assembler))
-        run_in(root, make)
+        run_in(root, [*make, *(f"{name}={value}" for name, value in variables.items())])
         return Built(
             programs={
                 "states": (directory / "states").read_bytes(),

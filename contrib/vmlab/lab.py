@@ -96,7 +96,11 @@ def prepare(
     get = compiled_kernel if scenario.build else packaged_kernel
     kernel, root, guest = get(scenario, machine, options, say)
     say(f"kernel {kernel.release}")
-    built = build(root, guest, machine, kernel.release, say, scenario.workload.assembler)
+    variables = {
+        "VMLAB_ASSEMBLER": " ".join(f"-Wa,{option}" for option in scenario.workload.assembler),
+        "VMLAB_ASSEMBLED": " ".join(scenario.workload.assembled),
+    }
+    built = build(root, guest, machine, kernel.release, say, variables)
     modules = initramfs.with_name("modules")
     modules.mkdir()
     for name, data in built.modules.items():

@@ -47,6 +47,7 @@ class Workload:
 
     states: tuple[str, ...] = ("*",)  # patterns: only tasks of such names are started
     assembler: tuple[str, ...] = ()  # options with which the guest's modules are assembled
+    assembled: tuple[str, ...] = ()  # only these objects of theirs, such as "chain.o"
     settle: int = 8  # seconds for the tasks to reach their states
     crowd: int = 0  # further processes, asleep in a few ways
     graph: tuple[str, ...] = ()  # functions for the function graph tracer

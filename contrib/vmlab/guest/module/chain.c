@@ -88,8 +88,9 @@ failed:
 	user_read_access_end();
 }
 
-/* A leaf whose frame has a size that no table can tell. */
-static kept void vmlab_chain_alloca(const struct request *request)
+/* A leaf, too, but its frame has a size that no table can tell. */
+static kept __attribute__((__no_stack_protector__))
+void vmlab_chain_alloca(const struct request *request)
 {
 	char *room = __builtin_alloca(READ_ONCE(room_size));
 
@@ -115,13 +116,15 @@ static kept void vmlab_chain_body(const struct request *request)
 	stay();
 }
 
-/* A compiler that wraps only what needs a frame has none yet in this loop. */
+/* Only what comes after the loop needs a frame, and not always. */
 static kept void vmlab_chain_wrap(const struct request *request)
 {
 	while (!signal_pending(current))
 		barrier();
-	vmlab_chain_tiny();
-	stay();
+	if (unlikely(READ_ONCE(room_size) == 0)) {
+		vmlab_chain_tiny();
+		stay();
+	}
 }
 
 static kept void vmlab_chain_mid(void)
