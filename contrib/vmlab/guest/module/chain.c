@@ -7,7 +7,9 @@
  */
 #include "acts.h"
 #include <linux/compiler.h>
+#include <linux/jiffies.h>
 #include <linux/sched/signal.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 
 #define KEPT_VALUES 10
@@ -69,6 +71,20 @@ static kept void vmlab_chain_sleep(const struct request *request)
 
 /* A leaf: it needs no frame, nor to save where it returns to. */
 static kept void vmlab_chain_leaf(const struct request *request)
+{
+	while (!signal_pending(current))
+		barrier();
+}
+
+/* Leaves whose return address, still in a register, is that of a trampoline: see probed.c ... */
+static kept void vmlab_chain_krp(const struct request *request)
+{
+	while (!signal_pending(current))
+		barrier();
+}
+
+/* ... and, for the function graph tracer, init. */
+static kept void vmlab_fg_leaf(const struct request *request)
 {
 	while (!signal_pending(current))
 		barrier();
@@ -148,19 +164,51 @@ static kept void vmlab_chain_loop(const struct request *request)
 	stay();
 }
 
-#define CHAIN(name)						\
+/* In a leaf of the kernel's own, and on the way there, which can lead over a stub. */
+static kept void vmlab_chain_far(const struct request *request)
+{
+	while (!signal_pending(current))
+		WRITE_ONCE(values[0], jiffies_to_msecs(READ_ONCE(values[1])));
+	stay();
+}
+
+/* In a function written in assembly, of which nobody tells what its frame is. */
+static kept void vmlab_chain_copy(const struct request *request)
+{
+	static char from[8192], to[8192];
+
+	while (!signal_pending(current)) {
+		memcpy(to, from, READ_ONCE(room_size) * 40);
+		barrier_data(to);
+	}
+	stay();
+}
+
+#define CHAIN(name, end)					\
 	static void act_chain_##name(const struct request *request)	\
 	{							\
-		vmlab_chain_a(vmlab_chain_##name, request);	\
+		vmlab_chain_a(end, request);			\
 		stay();						\
 	}
 
-CHAIN(sleep) CHAIN(leaf) CHAIN(touch) CHAIN(alloca) CHAIN(body) CHAIN(wrap) CHAIN(loop)
+CHAIN(sleep, vmlab_chain_sleep)
+CHAIN(leaf, vmlab_chain_leaf)
+CHAIN(krp, vmlab_chain_krp)
+CHAIN(fg, vmlab_fg_leaf)
+CHAIN(touch, vmlab_chain_touch)
+CHAIN(alloca, vmlab_chain_alloca)
+CHAIN(body, vmlab_chain_body)
+CHAIN(wrap, vmlab_chain_wrap)
+CHAIN(loop, vmlab_chain_loop)
+CHAIN(far, vmlab_chain_far)
+CHAIN(copy, vmlab_chain_copy)
 
 const struct act chain_acts[] = {
 	{ "chain_sleep", act_chain_sleep },
 	{ "chain_touch", act_chain_touch, ACT_MEMORY },
 	{ "chain_leaf", act_chain_leaf, ACT_PREEMPTED },
+	{ "chain_krp", act_chain_krp, ACT_PREEMPTED },
+	{ "chain_fg", act_chain_fg, ACT_PREEMPTED },
 	{ "chain_alloca", act_chain_alloca, ACT_PREEMPTED },
 	{ "chain_body", act_chain_body, ACT_PREEMPTED },
 	{ "chain_wrap", act_chain_wrap, ACT_PREEMPTED },
@@ -168,5 +216,8 @@ const struct act chain_acts[] = {
 	{ "chain_loop2", act_chain_loop, ACT_PREEMPTED },
 	{ "chain_loop3", act_chain_loop, ACT_PREEMPTED },
 	{ "chain_loop4", act_chain_loop, ACT_PREEMPTED },
+	{ "chain_far1", act_chain_far, ACT_PREEMPTED },
+	{ "chain_far2", act_chain_far, ACT_PREEMPTED },
+	{ "chain_copy", act_chain_copy, ACT_PREEMPTED },
 	{}
 };
