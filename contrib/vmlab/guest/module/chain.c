@@ -7,7 +7,7 @@
  */
 #include "acts.h"
 #include <linux/compiler.h>
-#include <linux/jiffies.h>
+#include <linux/math.h>
 #include <linux/sched/signal.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
@@ -168,7 +168,7 @@ static kept void vmlab_chain_loop(const struct request *request)
 static kept void vmlab_chain_far(const struct request *request)
 {
 	while (!signal_pending(current))
-		WRITE_ONCE(values[0], jiffies_to_msecs(READ_ONCE(values[1])));
+		WRITE_ONCE(values[0], int_sqrt(~READ_ONCE(values[1])));
 	stay();
 }
 
