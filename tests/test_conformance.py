@@ -13,6 +13,7 @@ import drgn
 import jsonschema
 import pytest
 
+from contrib.vmlab import chains
 from contrib.vmlab.conform import differences
 from drgn_reliable import CATALOGUE, Kernel, KernelVerdict, ProofVerdict, Scanner, open_dump
 from drgn_reliable.arch.x86_orc import OrcUnwinder
@@ -117,6 +118,22 @@ def test_every_reliable_trace_of_these_dumps_is_proven(scanned: Scanned) -> None
     assert doubted == wrong
     assert {r.comm for r in wrong} <= {"k_alien", "u_alien"}
     assert all(r.proof.verdict is ProofVerdict.REFUTED for r in wrong)
+
+
+def test_no_proven_trace_lacks_a_function(scanned: Scanned) -> None:
+    """Of tasks whose callers are known from the guest's sources, a proven trace has all of them."""
+    assert chains.missing_functions(scanned.reports) == []
+    known, proven = chains.coverage(scanned.reports)
+    assert 0 < proven <= known
+
+
+def test_what_cannot_be_seen_is_still_wrong(scanned: Scanned) -> None:
+    """Traces that are proven though they are known to be forged: one that is not so any more has
+    to leave the list."""
+    table = chains.load()
+    for report in (r for r in scanned.reports if table.is_forged(r.comm)):
+        assert report.proof.verdict is ProofVerdict.PROVEN
+        assert chains.what_is_missing(report.comm, chains.names_of(report), table)
 
 
 def test_running_tasks_are_walked_from_the_cpus_registers(scanned: Scanned) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import lzma
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,7 +257,10 @@ gcc)    for word; do
             previous=$word
         done ;;
 make)   for word; do
-            case "$word" in M=*) echo oracle >"$root${word#M=}/vmlab_oracle.ko" ;; esac
+            case "$word" in
+            M=*) module=$root${word#M=}/vmlab_oracle.ko; echo oracle >"$module" ;;
+            VMLAB_*=?*) echo "$word" >>"$module" ;;
+            esac
         done ;;
 ldd)    echo "libz.so.1 => /lib/libz.so.1 (0x00007f01)" ;;
 esac
@@ -274,7 +278,7 @@ NEEDED = {
 
 
 def prepare(
-    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch, dump: Dump, *more: str
+    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch, dump: Dump, **more: Any
 ) -> tuple[Kernel, dict[str, tuple[str, bytes]]]:
     """All from packages to the initramfs, with fake programs; returns what is in the archive."""
     fakes.answer("names", "linux-image-6.1.0-9-amd64\nlinux-image-6.1.0-8-amd64\n")
@@ -282,7 +286,7 @@ def prepare(
         fakes.package(name, files)
     fakes.answer("installs", "".join(f"Inst {n} (1 Debian:12 [amd64])\n" for n in NEEDED))
     fake_unshare(tmp_path, monkeypatch, BUILD)
-    workload = Workload(settle=3, graph=("a", "*b"), hurt=True)
+    workload = Workload(settle=3, graph=("a", "*b"), hurt=True, **more)
     wanted = Scenario("mine", "", "x86_64", ("sid",), "6.1.*", workload=workload, dump=dump)
     options = lab.Options(tmp_path / "cache", "http://mirror.invalid/debian")
     archive = tmp_path / "initramfs"
@@ -318,10 +322,34 @@ def test_from_packages_to_what_the_guest_boots(
         "lib/vmlab/vmlab_oracle.ko": ("-rw-r--r--", b"oracle\n"),
         "etc/vmlab": found["etc/vmlab"],
     }
-    wanted = ["SETTLE=3", "CROWD=0", "GRAPH='a *b'", "FPROBES=''", "LIVEPATCH=''", "HURT=1"]
-    assert settings(found) == wanted
+    wanted = ["STATES='*'", "SETTLE=3", "CROWD=0", "GRAPH='a *b'", "FPROBES=''", "LIVEPATCH=''"]
+    assert settings(found) == [*wanted, "HURT=1"]
+    kept = {path.name: path.read_bytes() for path in tmp_path.glob("modules/*")}
+    assert kept == {"vmlab_oracle.ko": b"oracle\n"}, "the modules, with their debug information"
     assert not any("makedumpfile" in call for call in fakes.calls() if "install" in call)
     assert not list(tmp_path.glob("cache/roots/*/vmlab-*")), "the workspace is gone"
+
+
+ASSEMBLED: dict[str, tuple[dict[str, Any], bytes]] = {
+    "every object": ({"assembler": ("--a", "--b")}, b"VMLAB_ASSEMBLER=-Wa,--a -Wa,--b\n"),
+    "one object": (
+        {"assembler": ("--a",), "assembled": ("chain.o",)},
+        b"VMLAB_ASSEMBLER=-Wa,--a\nVMLAB_ASSEMBLED=chain.o\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("more", "told"), ASSEMBLED.values(), ids=ASSEMBLED.keys())
+def test_the_modules_are_assembled_as_the_scenario_says(
+    tmp_path: Path,
+    fakes: Fakes,
+    monkeypatch: pytest.MonkeyPatch,
+    more: dict[str, Any],
+    told: bytes,
+) -> None:
+    """The options reach the modules' Kbuild, and so does for which objects they are."""
+    prepare(tmp_path, fakes, monkeypatch, Dump(), **more)
+    assert (tmp_path / "modules/vmlab_oracle.ko").read_bytes() == b"oracle\n" + told
 
 
 HOST = ("dash", "mawk", "gcc-aarch64-linux-gnu", "linux-kbuild-7")

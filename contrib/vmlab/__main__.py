@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drgn_reliable import ReliableError
 
-from . import conform, lab, scenario, vmcores
+from . import chains, conform, lab, scenario, vmcores
 from .guest import GuestError
 from .oracle import OracleError
 from .packages import PackageError
@@ -22,7 +22,7 @@ from .qmp import QmpError
 
 PROBLEMS = (
     *(scenario.ScenarioError, PackageError, GuestError, QmpError, OracleError),
-    *(vmcores.VmcoresError, ReliableError, OSError),
+    *(chains.ChainsError, vmcores.VmcoresError, ReliableError, OSError),
 )
 
 
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--mirror", help="a Debian mirror (default: that of apt here)")
         command.add_argument("--refresh", action="store_true", help="fetch package lists again")
         command.add_argument("--kvm", action="store_true", help="use KVM (default: emulation)")
-    hold = commands.add_parser("conform", help="hold scans of dumps against the recorded verdicts")
+    hold = commands.add_parser("conform", help="hold scans of dumps against what is known of them")
     hold.add_argument("dumps", nargs="+", type=Path, metavar="DUMP", help="made by vmlab")
     return top
 
@@ -92,14 +92,19 @@ def make_one(name: str, arguments: argparse.Namespace) -> None:
 
 
 def conform_one(dump: Path) -> bool:
-    """Hold one dump against the verdicts beside it, and say every difference."""
+    """Hold one dump against the verdicts beside it and the known chains; say what differs."""
     rows = dump.with_name("oracle.txt").read_text("utf-8", "surrogateescape")
     _, reports = conform.scan(dump)
-    wrong = conform.differences(reports, rows)
-    for line in wrong:
+    wrong, lacking = conform.differences(reports, rows), chains.missing_functions(reports)
+    for line in (*wrong, *lacking):
         print(f"{dump}: {line}")
-    print(f"{dump}: {len(reports)} tasks, {len(wrong) or 'no'} differences", flush=True)
-    return not wrong
+    known, proven = chains.coverage(reports)
+    print(
+        f"{dump}: {len(reports)} tasks, {len(wrong) or 'no'} differences; "
+        f"{proven} of {known} known chains proven, {len(lacking) or 'none'} incomplete",
+        flush=True,
+    )
+    return not wrong and not lacking
 
 
 def run(given: argparse.Namespace) -> int:

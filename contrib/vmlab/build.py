@@ -6,9 +6,10 @@ from __future__ import annotations
 import gzip
 import lzma
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from .machines import MachineType
 from .packages import PackageError
@@ -54,8 +55,18 @@ class Built:
     modules: dict[str, bytes]
 
 
-def build(root: Path, guest: Path, machine: MachineType, release: str, say: Say) -> Built:
-    """Compile programs and modules inside a build root; busybox is the guest's."""
+def build(
+    root: Path,
+    guest: Path,
+    machine: MachineType,
+    release: str,
+    say: Say,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Built:
+    """Compile programs and modules inside a build root; busybox is the guest's.
+
+    :param variables: of the modules' ``Kbuild``.
+    """
     with workspace(root) as directory:
         shutil.copytree(GUEST, directory, dirs_exist_ok=True)
         inside = Path("/") / directory.name
@@ -69,7 +80,7 @@ def build(root: Path, guest: Path, machine: MachineType, release: str, say: Say)
         make = ["make", "-C", headers, f"M={inside}/module", "modules"]
         if machine.cross_packages:
             make += [f"ARCH={machine.kbuild}", f"CROSS_COMPILE={machine.cross}"]
-        run_in(root, make)
+        run_in(root, [*make, *(f"{name}={value}" for name, value in variables.items())])
         return Built(
             programs={
                 "states": (directory / "states").read_bytes(),

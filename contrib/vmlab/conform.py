@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from drgn_reliable import Kernel, ProofVerdict, Scanner, TaskReport, open_dump
@@ -11,10 +11,14 @@ from drgn_reliable import Kernel, ProofVerdict, Scanner, TaskReport, open_dump
 from . import verdicts
 
 
-def scan(dump: Path) -> tuple[Kernel, list[TaskReport]]:
-    """The dump's kernel and the reports of its tasks, from its own memory alone."""
+def scan(dump: Path, only: Collection[int] = ()) -> tuple[Kernel, list[TaskReport]]:
+    """The dump's kernel and the reports of its tasks, from its own memory alone.
+
+    :param only: the addresses of the tasks whose stacks are in the dump; all by default.
+    """
     kernel = Kernel(open_dump(str(dump)))
-    return kernel, list(Scanner(kernel).reports(kernel.tasks))
+    tasks = kernel.tasks.select(map(hex, only)) if only else kernel.tasks
+    return kernel, list(Scanner(kernel).reports(tasks))
 
 
 def differences(reports: Iterable[TaskReport], rows: str) -> list[str]:

@@ -92,7 +92,8 @@ def compile_kernel(
     release, image = (
         run_in(root, [*make, "-s", what]).strip() for what in ("kernelrelease", "image_name")
     )
-    run_in(root, [f"{machine.cross}strip", "--strip-debug", f"/{TREE}/vmlinux"])
+    strip = [f"{machine.cross}strip", "--strip-debug", "--keep-section=.debug_frame"]
+    run_in(root, [*strip, f"/{TREE}/vmlinux"])
     _keep(root, machine, release, image)
 
 

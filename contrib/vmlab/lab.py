@@ -89,11 +89,22 @@ def version_of(qemu: Sequence[str]) -> str:
 def prepare(
     scenario: Scenario, machine: MachineType, initramfs: Path, options: Options, say: Say
 ) -> Kernel:
-    """Fetch packages, compile, pack: everything that may need the network."""
+    """Fetch packages, compile, pack: everything that may need the network.
+
+    The modules are left beside the initramfs, with their debug information.
+    """
     get = compiled_kernel if scenario.build else packaged_kernel
     kernel, root, guest = get(scenario, machine, options, say)
     say(f"kernel {kernel.release}")
-    built = build(root, guest, machine, kernel.release, say)
+    variables = {
+        "VMLAB_ASSEMBLER": " ".join(f"-Wa,{option}" for option in scenario.workload.assembler),
+        "VMLAB_ASSEMBLED": " ".join(scenario.workload.assembled),
+    }
+    built = build(root, guest, machine, kernel.release, say, variables)
+    modules = initramfs.with_name("modules")
+    modules.mkdir()
+    for name, data in built.modules.items():
+        (modules / name).write_bytes(data)
     initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
     return kernel
 

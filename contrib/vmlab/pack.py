@@ -69,6 +69,7 @@ def _finished(image: Initramfs, settings: dict[str, str]) -> bytes:
 
 def _settings(workload: Workload) -> dict[str, str]:
     return {
+        "STATES": " ".join(workload.states),
         "SETTLE": str(workload.settle),
         "CROWD": str(workload.crowd),
         "GRAPH": " ".join(workload.graph),

@@ -45,6 +45,9 @@ class Machine:
 class Workload:
     """What happens in the guest before the verdicts are taken."""
 
+    states: tuple[str, ...] = ("*",)  # patterns: only tasks of such names are started
+    assembler: tuple[str, ...] = ()  # options with which the guest's modules are assembled
+    assembled: tuple[str, ...] = ()  # only these objects of theirs, such as "chain.o"
     settle: int = 8  # seconds for the tasks to reach their states
     crowd: int = 0  # further processes, asleep in a few ways
     graph: tuple[str, ...] = ()  # functions for the function graph tracer

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,6 +44,17 @@ def damaged_pids(rows: str) -> set[int]:
     return {int(row.split()[2]) for row in _lines(rows) if row.startswith("D ")}
 
 
+def of_names(rows: str, patterns: Iterable[str]) -> str:
+    """The rows of the tasks whose names match one of these patterns, and those of no task."""
+    wanted = tuple(patterns)
+    chosen = {
+        row.task
+        for row in parse(rows)
+        if any(fnmatch.fnmatchcase(row.comm, pattern) for pattern in wanted)
+    }
+    return "\n".join(row for row in _lines(rows) if _task_of(row) in (None, *chosen))
+
+
 def counts(recorded: Iterable[Recorded]) -> dict[str, int]:
     """How many tasks there are of each verdict."""
     return dict(Counter(row.verdict for row in recorded))
@@ -51,6 +63,13 @@ def counts(recorded: Iterable[Recorded]) -> dict[str, int]:
 def _lines(rows: str) -> list[str]:
     """The rows; a task's name can have what other systems end a line with."""
     return rows.split("\n")
+
+
+def _task_of(row: str) -> int | None:
+    """The task that a row is about, if it is about one."""
+    if row.startswith("T "):
+        return int(row.split(" ", 3)[2], 16)
+    return int(row.split(" ", 2)[1], 16) if row.startswith("D ") else None
 
 
 def _parse_row(row: str) -> Recorded:

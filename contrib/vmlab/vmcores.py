@@ -2,17 +2,18 @@
 """Make the small dumps of a directory such as ``vmcores/`` again, from packages.
 
 ``manifest.yaml`` there says of which scenario each is. The dump is made, held against its kernel's
-verdicts, turned into a capsule, and held against them again; only then are the file, the verdicts
-and the manifest's entry replaced.
+verdicts and against the chains of callers that are known (``chains.yaml``), turned into a capsule,
+and held against them again; only then are the file, the verdicts and the manifest's entry replaced.
+
+An entry's ``tasks`` are patterns of task names: only those tasks' stacks and verdicts are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import yaml
 
 from drgn_reliable.capsule import write_capsule
 
-from . import conform, lab, scenario
+from . import chains, conform, lab, scenario, verdicts
 
 Say = Callable[[str], None]
 MANIFEST = "manifest.yaml"
@@ -60,9 +61,11 @@ def _rebuild_one(directory: Path, entry: dict[str, Any], options: lab.Options, s
         lab.make(scenario.load(entry["scenario"]), made, options, say)
         rows = (made / "oracle.txt").read_text("utf-8", "surrogateescape")
         _hold(made / "vmcore", rows, say)
+        kept = _kept(entry, rows)
+        tasks = [row.task for row in verdicts.parse(kept)] if "tasks" in entry else []
         capsule = Path(workplace) / "capsule"
-        summary = write_capsule(str(made / "vmcore"), str(capsule))
-        release, unwinder = _hold(capsule, rows, say)
+        summary = write_capsule(str(made / "vmcore"), str(capsule), wanted=[*map(hex, tasks)])
+        release, unwinder = _hold(capsule, kept, say, tasks)
         say(f"{summary.size / 1e6:.1f} MB, {summary.left_out_pages} pages left out")
         if summary.size >= LARGEST:
             raise VmcoresError(f"{entry['file']}: {summary.size} bytes, over {LARGEST}")
@@ -72,15 +75,26 @@ def _rebuild_one(directory: Path, entry: dict[str, Any], options: lab.Options, s
         if entry["release"] != release and "debug_info" in entry:
             say(f"{entry['debug_info']} is of {entry['release']}: make it again for {release}")
         entry["release"] = release
-        shutil.copyfile(made / "oracle.txt", directory / entry["verdicts"])
+        (directory / entry["verdicts"]).write_text(kept, "utf-8", "surrogateescape")
         os.replace(capsule, directory / entry["file"])
 
 
-def _hold(dump: Path, rows: str, say: Say) -> tuple[str, str]:
-    kernel, reports = conform.scan(dump)
-    if wrong := conform.differences(reports, rows):
-        for line in wrong:
-            say(line)
+def _kept(entry: dict[str, Any], rows: str) -> str:
+    """The rows of the tasks whose stacks the capsule is to have."""
+    if "tasks" not in entry:
+        return rows
+    kept = verdicts.of_names(rows, entry["tasks"])
+    if not verdicts.parse(kept):
+        raise VmcoresError(f"{entry['file']}: no task is called {', '.join(entry['tasks'])}")
+    return kept
+
+
+def _hold(dump: Path, rows: str, say: Say, only: Collection[int] = ()) -> tuple[str, str]:
+    kernel, reports = conform.scan(dump, only)
+    wrong = [*conform.differences(reports, rows), *chains.missing_functions(reports)]
+    for line in wrong:
+        say(line)
+    if wrong:
         raise VmcoresError(f"{dump.name}: {len(wrong)} differences from its kernel's verdicts")
     say(f"{dump.name}: {len(reports)} tasks, all as their kernel says")
     return kernel.release, kernel.unwinder.name

@@ -7,10 +7,11 @@
 #include <linux/module.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 
 static const struct act *const catalogue[] = {
-	plain_acts, probed_acts, odd_acts,
+	plain_acts, probed_acts, odd_acts, chain_acts,
 };
 
 static const struct act *find_act(const char *name)
@@ -23,6 +24,14 @@ static const struct act *find_act(const char *name)
 			if (!strcmp(act->name, name))
 				return act;
 	return NULL;
+}
+
+/* Whether this kernel can run it, in a way that "unwanted" does not rule out. */
+static bool usable(const struct act *act, unsigned int unwanted)
+{
+	if ((act->flags & ACT_PREEMPTED) && !preempt_model_preemptible())
+		return false;
+	return !(act->flags & unwanted);
 }
 
 /* ---- processes ---- */
@@ -55,7 +64,7 @@ static int states_list(struct seq_file *list, void *unused)
 
 	for (i = 0; i < ARRAY_SIZE(catalogue); i++)
 		for (act = catalogue[i]; act->name; act++)
-			if (!act->flags)
+			if (usable(act, ACT_MEMORY | ACT_THREAD))
 				seq_printf(list, "%s\n", act->name);
 	return 0;
 }
@@ -86,38 +95,49 @@ static int thread_main(void *data)
 	return 0;
 }
 
-static void make_thread(const struct act *act)
+static void name_thread(const struct act *act, char *name, size_t size)
 {
-	const char *prefix = act->flags & ACT_THREAD ? "" : "k_";
-	struct task_struct *task;
-
-	task = kthread_run(thread_main, (void *)act, "%s%s", prefix, act->name);
-	if (IS_ERR(task))
-		pr_err("vmlab: failed: thread %s: %ld\n", act->name, PTR_ERR(task));
+	snprintf(name, size, "%s%s", act->flags & ACT_THREAD ? "" : "k_", act->name);
 }
 
-static void make_threads(void)
+static int make_thread(const char *text, const struct kernel_param *parameter)
 {
+	struct task_struct *task;
 	const struct act *act;
+	char name[32];
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(catalogue); i++)
-		for (act = catalogue[i]; act->name; act++)
-			if (!(act->flags & ACT_MEMORY))
-				make_thread(act);
+		for (act = catalogue[i]; act->name; act++) {
+			name_thread(act, name, sizeof(name));
+			if (!usable(act, ACT_MEMORY) || !sysfs_streq(name, text))
+				continue;
+			task = kthread_run(thread_main, (void *)act, "%s", name);
+			return PTR_ERR_OR_ZERO(task);
+		}
+	return -ENOENT;
 }
 
-static int go(const char *text, const struct kernel_param *parameter)
+static int list_threads(char *page, const struct kernel_param *parameter)
 {
-	make_threads();
-	return 0;
+	const struct act *act;
+	int i, length = 0;
+	char name[32];
+
+	for (i = 0; i < ARRAY_SIZE(catalogue); i++)
+		for (act = catalogue[i]; act->name; act++) {
+			name_thread(act, name, sizeof(name));
+			if (usable(act, ACT_MEMORY))
+				length += scnprintf(page + length, PAGE_SIZE - length, "%s\n", name);
+		}
+	return length;
 }
 
-static const struct kernel_param_ops go_ops = { .set = go };
+static const struct kernel_param_ops thread_ops = { .set = make_thread, .get = list_threads };
 
 /* The threads start late, when tracers have been set up. */
-module_param_cb(go, &go_ops, NULL, 0200);
-MODULE_PARM_DESC(go, "write anything to start the threads");
+module_param_cb(thread, &thread_ops, NULL, 0600);
+MODULE_PARM_DESC(thread, "write a name to start that thread; reading lists those there are");
 
 static int __init vmlab_states_init(void)
 {

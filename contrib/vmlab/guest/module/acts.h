@@ -23,6 +23,7 @@ struct act {
 
 #define ACT_MEMORY	1	/* needs a process's memory: not listed, no thread */
 #define ACT_THREAD	2	/* by a thread only */
+#define ACT_PREEMPTED	4	/* only where the kernel preempts itself: it never offers the CPU */
 
 /* A function that the compiler neither inlines nor clones nor renames. */
 #define kept		noinline __attribute__((__noipa__))
@@ -34,6 +35,7 @@ struct act {
 extern const struct act plain_acts[];
 extern const struct act probed_acts[];
 extern const struct act odd_acts[];
+extern const struct act chain_acts[];
 
 int probed_init(void);		/* place the probes; before any act runs */
 

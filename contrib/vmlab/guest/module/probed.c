@@ -113,6 +113,7 @@ KRETPROBE(krp_spin, vmlab_krp_spin);
 KRETPROBE(krp_read, vmlab_krp_read);
 KRETPROBE(krp_outer, vmlab_krp_outer);
 KRETPROBE(krp_graph, vmlab_fg_krp);
+KRETPROBE(krp_chain, vmlab_chain_krp);
 static struct kretprobe krp_short = {
 	.kp.symbol_name = "vmlab_krp_short", .handler = on_return_slow, .maxactive = 16,
 };
@@ -351,6 +352,7 @@ int probed_init(void)
 {
 	static struct kretprobe *const returns[] = {
 		&krp_sleep, &krp_spin, &krp_read, &krp_outer, &krp_graph, &krp_short,
+		&krp_chain,
 	};
 	int error = register_kretprobes((struct kretprobe **)returns, ARRAY_SIZE(returns));
 

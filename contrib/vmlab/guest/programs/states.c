@@ -2,7 +2,7 @@
 /*
  * states - processes in every state that matters to a stack walk.
  *
- *	states start		start them all, wait until they have settled
+ *	states start PATTERN...	start those of such names, wait until they have settled
  *	states crowd COUNT	start as many processes, asleep in a few ways
  *	states trigger FILE	fork a child that never runs, then write to FILE
  *	states kexec KERNEL INITRAMFS CMDLINE	load a kernel to run after a panic
@@ -13,6 +13,8 @@
  * are entered by writing their names to /proc/vmlab_states.
  */
 #include "states.h"
+#include <fnmatch.h>
+#include <stdbool.h>
 
 /*
  * Attaching BPF programs waits until every task has slept or left the kernel, which
@@ -29,12 +31,21 @@ static void report_missing(const char *name)
 	_exit(1);
 }
 
-static void start_states(const struct state *states, size_t count)
+/* Whether a process's name is like one of the patterns, which end with NULL. */
+static bool wanted(char **patterns, const char *name)
+{
+	for (; *patterns; patterns++)
+		if (!fnmatch(*patterns, name, 0))
+			return true;
+	return false;
+}
+
+static void start_states(const struct state *states, size_t count, char **patterns)
 {
 	size_t i;
 
 	for (i = 0; i < count; i++) {
-		if (forked())
+		if (!wanted(patterns, states[i].name) || forked())
 			continue;
 		name_self(states[i].name);
 		states[i].run();
@@ -43,15 +54,15 @@ static void start_states(const struct state *states, size_t count)
 }
 
 /* One process for each act that the module lists, named after it. */
-static void start_acts(void)
+static void start_acts(char **patterns)
 {
 	FILE *list = fopen("/proc/vmlab_states", "r");
 	char act[32], name[40];
 
 	while (list && fscanf(list, "%31s", act) == 1) {
-		if (forked())
-			continue;
 		snprintf(name, sizeof(name), "u_%s", act);
+		if (!wanted(patterns, name) || forked())
+			continue;
 		name_self(name);
 		give_way();
 		module_state(act, NULL, 0);
@@ -85,11 +96,11 @@ static void start_crowd(int count)
 int main(int argc, char **argv)
 {
 	setvbuf(stderr, NULL, _IOLBF, 0);
-	if (argc == 2 && !strcmp(argv[1], "start")) {
-		start_states(quiet_states, COUNT(quiet_states));
+	if (argc >= 3 && !strcmp(argv[1], "start")) {
+		start_states(quiet_states, COUNT(quiet_states), argv + 2);
 		sleep_ms(BPF_MS);
-		start_states(spin_states, COUNT(spin_states));
-		start_acts();
+		start_states(spin_states, COUNT(spin_states), argv + 2);
+		start_acts(argv + 2);
 		return 0;
 	}
 	if (argc == 3 && !strcmp(argv[1], "crowd")) {
@@ -100,7 +111,7 @@ int main(int argc, char **argv)
 		return trigger(argv[2]);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
 		return load_crash_kernel(argv[2], argv[3], argv[4]);
-	fprintf(stderr, "usage: states start | crowd COUNT | trigger FILE | "
+	fprintf(stderr, "usage: states start PATTERN... | crowd COUNT | trigger FILE | "
 			"kexec KERNEL INITRAMFS CMDLINE\n");
 	return 2;
 }

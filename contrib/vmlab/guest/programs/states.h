@@ -63,7 +63,8 @@ struct state {
 	X(threads) X(deadleader) X(exec) X(coredump) X(stopped) X(ptraced) \
 	X(ptrace_sys) X(trapped) X(seccomp) X(frozen) X(many)
 #define SPIN_STATES(X) X(spinuser) X(spinyield) X(spinsys) X(spinfault) X(spincompat)
-#define FAULT_STATES(X) X(uffd_user) X(uffd_pipe) X(uffd_read) X(uffd_module) X(uffd_krp)
+#define FAULT_STATES(X) X(uffd_user) X(uffd_pipe) X(uffd_read) X(uffd_module) X(uffd_krp) \
+	X(uffd_chain)
 #define BPF_STATES(X) X(bpf_syscall) X(bpf_fexit) X(bpf_module) X(bpf_lsm) X(bpf_spin)
 /* For tracefs to trace: see init. */
 #define TRACED_STATES(X) X(fg_nanosleep) X(fg_pipe)

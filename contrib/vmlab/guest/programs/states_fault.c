@@ -66,3 +66,12 @@ void state_uffd_krp(void)
 	if (page)
 		module_state("krp_read", page, 100);
 }
+
+/* In a leaf function, without a call. */
+void state_uffd_chain(void)
+{
+	char *page = held_page();
+
+	if (page)
+		module_state("chain_touch", page, 100);
+}
