@@ -357,6 +357,9 @@ def test_what_follows_a_section_is_not_its_own() -> None:
     assert section_size(data[:HEADER_SIZE], True) == len(data)
     assert rule(data + bytes(100), 0) == rule(data, 0)
     assert section_size(bytes(HEADER_SIZE), True) is None
+    short = section([function(TEXT, 16, ["00 03"])])
+    with pytest.raises(BadRule, match="the rows end within"):
+        read(short + bytes(100)).find(AT + TEXT)
 
 
 # Sections that GNU as and ld wrote --------------------------------------------------------------

@@ -7,6 +7,10 @@ function starts is counted from its entry itself or, without the PC-relative fla
 section; nothing else in a section depends on where it lies, so that its bytes may come from an
 ELF file or from a dump's memory.
 
+What as 2.44 writes is not the whole truth: version 2 cannot say that a frame is a signal
+handler's, and that as loses, too, that a function has no caller and that an amd64 return address
+is not at its usual place. as 2.47 writes both, in version 3.
+
 Whether a saved return address is signed (pointer authentication) and with which key does not
 matter here: whoever uses it strips it.
 """
