@@ -8,6 +8,7 @@ Each is opened when a walk first asks for an address of its own.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -77,11 +78,11 @@ class UnwindData:
 
     def _open_kernel(self) -> list[Source]:
         found = []
-        main = self._prog.main_module()
-        path = main.debug_file_path
-        if path is not None:
-            bias = main.debug_file_bias or 0
-            found += self._dwarf(path, lambda: cfi_sections(path, bias=bias))
+        with contextlib.suppress(LookupError):  # a program without a main module has no file
+            main = self._prog.main_module()
+            if path := main.debug_file_path:
+                bias = main.debug_file_bias or 0
+                found += self._dwarf(path, lambda: cfi_sections(path, bias=bias))
         sframe = self._tried(
             "SFrame", lambda: kernel_sframe(self._prog, self._symbols, self._begins)
         )

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from drgn import FaultError
@@ -571,6 +571,40 @@ def test_noise_is_refused() -> None:
 # Sections in a dump -----------------------------------------------------------------------------
 
 
+def at_text(address: int) -> bool:
+    """The one function begins where a section that counts from itself has it."""
+    return address == AT + TEXT
+
+
+@pytest.mark.parametrize("counted_from", ["section", "entry"])
+def test_symbols_tell_from_what_version_2_counts(counted_from: str) -> None:
+    """What the linker has not seen counts from each entry, and no flag says so."""
+    memory = FakeMemory()
+    data = section([ONE], version=2, flags=SORTED)
+    memory.put(AT, data + bytes(8))
+    symbols = FakeSymbols({"__start_sframe": AT, "__end_sframe": AT + len(data)})
+    begins = AT + TEXT + (HEADER_SIZE if counted_from == "entry" else 0)
+    found = kernel_sframe(memory.prog, symbols, lambda address: address == begins)
+    assert found
+    assert [start for start, _ in found.functions()] == [begins]
+
+
+@pytest.mark.parametrize(
+    ("begins", "claim"),
+    [
+        pytest.param(lambda address: False, "do not begin", id="no symbol is where a function is"),
+        pytest.param(lambda address: None, "do not begin", id="nothing tells"),
+    ],
+)
+def test_a_section_whose_functions_are_no_symbols_is_refused(begins: Any, claim: str) -> None:
+    memory = FakeMemory()
+    data = section([ONE])
+    memory.put(AT, data)
+    symbols = FakeSymbols({"__start_sframe": AT, "__end_sframe": AT + len(data)})
+    with pytest.raises(BadRule, match=claim):
+        kernel_sframe(memory.prog, symbols, begins)
+
+
 @pytest.mark.parametrize(
     "names",
     [("__start_sframe", "__end_sframe"), ("__start_sframe_header", "__stop_sframe_header")],
@@ -580,29 +614,29 @@ def test_the_kernels_section_is_bounded_by_symbols(names: tuple[str, str]) -> No
     data = section([ONE]) + bytes(8)
     memory.put(AT, data)
     symbols = FakeSymbols(dict(zip(names, (AT, AT + len(data)), strict=True)))
-    found = kernel_sframe(memory.prog, symbols)
+    found = kernel_sframe(memory.prog, symbols, at_text)
     assert found
     assert found.find(AT + TEXT) == rule(data, 0)
 
 
 def test_a_kernel_without_a_section_has_none() -> None:
     memory = FakeMemory()
-    assert kernel_sframe(memory.prog, FakeSymbols({})) is None
+    assert kernel_sframe(memory.prog, FakeSymbols({}), at_text) is None
     empty = FakeSymbols({"__start_sframe": AT, "__end_sframe": AT})
-    assert kernel_sframe(memory.prog, empty) is None
+    assert kernel_sframe(memory.prog, empty, at_text) is None
 
 
 def test_a_kernels_section_that_the_dump_lacks_is_a_fault() -> None:
     symbols = FakeSymbols({"__start_sframe": AT, "__end_sframe": AT + 64})
     with pytest.raises(FaultError):
-        kernel_sframe(FakeMemory().prog, symbols)
+        kernel_sframe(FakeMemory().prog, symbols, at_text)
 
 
 @pytest.mark.parametrize("end", [AT - 64, AT + (1 << 40)])
 def test_a_kernels_section_of_an_impossible_size_is_refused(end: int) -> None:
     symbols = FakeSymbols({"__start_sframe": AT, "__end_sframe": end})
     with pytest.raises(BadRule, match="a size of"):
-        kernel_sframe(FakeMemory().prog, symbols)
+        kernel_sframe(FakeMemory().prog, symbols, at_text)
 
 
 MODULE = 0xFFFF80007A000000
@@ -643,7 +677,7 @@ def test_a_modules_section_is_where_the_unwinder_keeps_it() -> None:
     memory.put(AT, data)
     bounds = {"sframe_start": AT, "sframe_end": AT + len(data)}
     memory.put_struct(MODULE, "struct module", arch={"sframe_sec": bounds})
-    found = module_sframe(memory.prog, MODULE)
+    found = module_sframe(memory.prog, MODULE, at_text)
     assert found
     assert found.find(AT + TEXT) == rule(data, 0)
 
@@ -655,7 +689,7 @@ def test_a_modules_section_is_else_one_of_its_loaded_sections(in_arch: bool) -> 
     data = section([ONE])
     memory.put(AT, data)
     put_section_attribute(memory, b".sframe")
-    found = module_sframe(memory.prog, MODULE)
+    found = module_sframe(memory.prog, MODULE, at_text)
     assert found
     assert found.find(AT + TEXT) == rule(data, 0)
 
@@ -663,7 +697,7 @@ def test_a_modules_section_is_else_one_of_its_loaded_sections(in_arch: bool) -> 
 def test_a_module_without_a_section_has_none() -> None:
     memory = fake_module(in_arch=True)
     put_section_attribute(memory, b".text")
-    assert module_sframe(memory.prog, MODULE) is None
+    assert module_sframe(memory.prog, MODULE, at_text) is None
 
 
 def test_a_modules_section_that_is_none_is_refused() -> None:
@@ -671,4 +705,4 @@ def test_a_modules_section_that_is_none_is_refused() -> None:
     put_section_attribute(memory, b".sframe")
     memory.put(AT, bytes(64))
     with pytest.raises(BadRule, match="magic number 0x0000"):
-        module_sframe(memory.prog, MODULE)
+        module_sframe(memory.prog, MODULE, at_text)
