@@ -19,11 +19,13 @@ import drgn_reliable
 from drgn_reliable.capsule import write_capsule
 from drgn_reliable.commands import (
     CAPSULE,
+    EXPLAIN,
     INFO,
     REASONS,
     SCAN,
     Command,
     exit_code,
+    run_explain,
     run_info,
     run_reasons,
     run_scan,
@@ -44,11 +46,12 @@ _EPILOG = """\
 examples:
   drgn-reliable scan vmcore                 a verdict for every task
   drgn-reliable scan vmcore --only unreliable -v
+  drgn-reliable explain vmcore 4711         how one task's verdicts came about
   drgn-reliable info vmcore                 what kernel is in it
   drgn-reliable reasons                     what can make a trace unreliable
 
 Nothing but the dump is needed: types, symbols and unwind data come from its own memory. In
-drgn's shell the same is at hand as %reliable, %unreliable and %reliable-reasons.
+drgn's shell the same is at hand as %reliable, %unreliable, %reliable-explain and %reliable-reasons.
 """
 
 
@@ -70,6 +73,14 @@ def make_parser() -> argparse.ArgumentParser:
     scan.add_argument(
         "-o", "--output", metavar="FILE", help="write the report to FILE, whole or not at all"
     ).complete = shtab.FILE  # type: ignore[attr-defined]
+    explain = _add(commands, EXPLAIN)
+    _add_dump(explain)
+    explain.add_argument(
+        "task",
+        nargs="+",
+        metavar="PID|ADDR",
+        help="a thread (PID 0: the idle tasks), or the address of its task_struct",
+    )
     _add_dump(_add(commands, INFO))
     capsule = _add(commands, CAPSULE)
     _add_dump(capsule)
@@ -161,6 +172,10 @@ def _run(args: argparse.Namespace) -> int:
     kernel = Kernel(open_dump(args.dump, args.symbols, _watch, args.vmcoreinfo))
     if args.command == INFO.name:
         run_info(kernel, args, sys.stdout)
+        sys.stdout.flush()
+        return 0
+    if args.command == EXPLAIN.name:
+        run_explain(kernel, args, args.task, sys.stdout)
         sys.stdout.flush()
         return 0
     with _output(args.output) as out:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from drgn_reliable.errors import UsageError
+from drgn_reliable.explain import Explanation, explain_task
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
+from drgn_reliable.render.explanation import write_explanation, write_explanations_json
 from drgn_reliable.render.machine import capsule_dict
 from drgn_reliable.render.table import write_capsule_summary, write_facts, write_reasons
 from drgn_reliable.report import Scanner, collector_paused
@@ -27,12 +29,14 @@ from drgn_reliable.tasks import Task
 
 __all__ = (
     "CAPSULE",
+    "EXPLAIN",
     "INFO",
     "REASONS",
     "SCAN",
     "Argument",
     "Command",
     "exit_code",
+    "run_explain",
     "run_info",
     "run_reasons",
     "run_scan",
@@ -167,6 +171,36 @@ INFO = Command(
     (_FACTS_FORMAT,),
 )
 
+EXPLAIN = Command(
+    "explain",
+    "show how a task's verdicts came about, step by step",
+    "Walk a task's stack step by step: for each frame the rule that leads to its caller as a "
+    "formula, who gives it (the kernel's own unwinder, DWARF or SFrame call frame information), "
+    "the words that were read, what was noted, and how far the kernel itself would have come. "
+    "Then draw the stacks: which word is a return address, a saved register, a part of a struct "
+    "pt_regs, and what merely looks like code.",
+    """\
+examples:
+  drgn-reliable explain vmcore 4711
+  drgn-reliable explain vmcore 0xffff888100be8000 --words all
+  drgn-reliable explain vmcore 1 --symbols vmlinux --symbols mod.ko.debug
+
+Where call frame information and the kernel's own way of walking lead to different callers, that is
+the reason providers-disagree. A scan looks for it in the tasks that the kernel refuses or that
+something is held against; explain does for every task.
+""",
+    (
+        _argument(
+            "--words",
+            choices=("marked", "all", "none"),
+            default="marked",
+            help="which words of the stacks to show: those that the walk or their value says "
+            "something about (default), all, or none",
+        ),
+        _FACTS_FORMAT,
+    ),
+)
+
 CAPSULE = Command(
     "capsule",
     "write a small dump that holds only what the analysis reads",
@@ -246,6 +280,23 @@ def exit_code(report: DumpReport) -> int:
         return 3
     bad = (KernelVerdict.UNRELIABLE, KernelVerdict.UNSUPPORTED)
     return int(any(task.kernel.verdict in bad for task in report.tasks))
+
+
+def run_explain(
+    kernel: Kernel, args: argparse.Namespace, wanted: Sequence[str], out: TextIO
+) -> list[Explanation]:
+    """Explain the walks of the wanted tasks and return the explanations.
+
+    :param wanted: PIDs or task addresses.
+    :raises UsageError: if there is no such task.
+    """
+    found = [explain_task(kernel, task) for task in kernel.tasks.select(wanted)]
+    if args.format == "json":
+        write_explanations_json(found, out)
+    else:
+        for each in found:
+            write_explanation(each, out, args.words)
+    return found
 
 
 def run_reasons(args: argparse.Namespace, out: TextIO) -> list[ReasonKind]:

@@ -97,6 +97,13 @@ class Code:
     """Which one: the callback, the probed or traced function, the function that a livepatch
     replaces; None if the dump does not tell or there is nothing to tell."""
 
+    @property
+    def purpose(self) -> str:
+        """What the code is there for, in words; empty for an ordinary function."""
+        if self.role is CodeRole.FUNCTION:
+            return ""
+        return f"{self.role.value} of {self.of}" if self.of else str(self.role.value)
+
     def __str__(self) -> str:
         if self.symbol is None:
             return f"{self.pc:#x}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The commands in drgn's interactive shell: ``%reliable``, ``%unreliable``,
-``%reliable-reasons``. drgn imports this module through its entry point group ``drgn.plugins``.
+``%reliable-explain``, ``%reliable-reasons``. drgn imports this module through its entry point
+group ``drgn.plugins``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ from drgn import Program
 from drgn.commands import CommandArgumentError, argument
 from drgn.commands.linux import linux_kernel_command
 
-from drgn_reliable.commands import REASONS, SCAN, Command, run_reasons, run_scan
+from drgn_reliable.commands import (
+    EXPLAIN,
+    REASONS,
+    SCAN,
+    Command,
+    run_explain,
+    run_reasons,
+    run_scan,
+)
 from drgn_reliable.errors import UsageError
+from drgn_reliable.explain import Explanation
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import DumpReport
 from drgn_reliable.reasons import ReasonKind
@@ -29,6 +39,13 @@ _TASKS = argument(
     nargs="*",
     metavar="PID|ADDR",
     help="threads (PID 0: the idle tasks) or task_struct addresses; all if none is given",
+)
+
+_ONE_OR_MORE = argument(
+    "task",
+    nargs="*",
+    metavar="PID|ADDR",
+    help="threads (PID 0: the idle tasks) or task_struct addresses",
 )
 
 
@@ -95,6 +112,32 @@ def _cmd_unreliable(
     args.verbose = args.format == "table" and not args.group
     report: DumpReport | None = _scan(prog, args, parser)
     return report
+
+
+@linux_kernel_command(  # type: ignore[untyped-decorator]
+    name="reliable-explain",
+    description=EXPLAIN.summary,
+    long_description=EXPLAIN.description,
+    epilog="The result is a list of drgn_reliable.explain.Explanation.",
+    arguments=(_ONE_OR_MORE, *_arguments(EXPLAIN), _HELP),
+)
+def _cmd_reliable_explain(
+    prog: Program,
+    name: str,
+    args: argparse.Namespace,
+    *,
+    parser: argparse.ArgumentParser,
+    **kwargs: Any,
+) -> list[Explanation] | None:
+    if args.help:
+        parser.print_help(sys.stdout)
+        return None
+    if not args.task:
+        raise CommandArgumentError("name a task: its PID or the address of its task_struct")
+    try:
+        return run_explain(_kernel(prog), args, args.task, sys.stdout)
+    except UsageError as e:
+        raise CommandArgumentError(str(e)) from e
 
 
 @linux_kernel_command(  # type: ignore[untyped-decorator]

@@ -16,7 +16,14 @@ from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.tasks import Task
 from drgn_reliable.walk import walk_task
 
-__all__ = ("Scanner", "collector_paused", "merged_reasons", "scan", "scan_task")
+__all__ = (
+    "Scanner",
+    "collector_paused",
+    "merged_reasons",
+    "report_of",
+    "scan",
+    "scan_task",
+)
 
 _NO_TEXT = ("not-kernel-text", "text-not-checked")
 """Reasons whose value is an address that is not kernel text."""
@@ -27,7 +34,7 @@ class Scanner:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self._supported = kernel.supports_reliable
+        self.supported = kernel.supports_reliable
 
     def report(self, task: Task) -> TaskReport:
         """Walk one task's stack, as the kernel would and if need be to prove, and judge."""
@@ -35,26 +42,7 @@ class Scanner:
         walk = proof = walk_task(unwinder, task)
         if walk.reasons:
             proof = walk_task(unwinder, task, proving=True)
-        return TaskReport(
-            task.address,
-            task.pid,
-            task.tgid,
-            task.cpu,
-            task.comm,
-            task.state,
-            task.kind,
-            kernel_answer(walk, running=task.on_cpu, supported=self._supported),
-            proof_answer(proof),
-            tuple(proof.frames),
-            tuple(map(self._explained, merged_reasons(walk, proof))),
-        )
-
-    def _explained(self, reason: Reason) -> Reason:
-        """The reason with what is known of an address that should have been code."""
-        if reason.id not in _NO_TEXT or reason.value is None:
-            return reason
-        nature = self.kernel.text.nature(reason.value)
-        return reason._replace(detail=f"{reason.detail}: {nature}") if nature else reason
+        return report_of(task, walk, proof, supported=self.supported)
 
     def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """The reports of tasks, as they are made."""
@@ -82,6 +70,26 @@ class Scanner:
             reports,
             self.problems(),
         )
+
+
+def report_of(task: Task, walk: Walk, proof: Walk, *, supported: bool) -> TaskReport:
+    """What the two walks of a task's stack say.
+
+    :param supported: whether the kernel has a reliable stack trace.
+    """
+    return TaskReport(
+        task.address,
+        task.pid,
+        task.tgid,
+        task.cpu,
+        task.comm,
+        task.state,
+        task.kind,
+        kernel_answer(walk, running=task.on_cpu, supported=supported),
+        proof_answer(proof),
+        tuple(proof.frames),
+        merged_reasons(walk, proof),
+    )
 
 
 @contextmanager

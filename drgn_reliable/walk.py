@@ -9,14 +9,14 @@ with everything the dump holds, and as far as the next step can still be compute
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from drgn_reliable.model import CodeKind, End, FoundBy, Frame, Walk
 from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.tasks import Task
 from drgn_reliable.text import Text
 
-__all__ = ("ENTRY_LIMIT", "State", "Unwinder", "walk_task")
+__all__ = ("ENTRY_LIMIT", "State", "Unwinder", "Watcher", "walk_task")
 
 ENTRY_LIMIT = 100
 """Room for entries that the livepatch code offers (``MAX_STACK_ENTRIES``)."""
@@ -75,21 +75,41 @@ class Unwinder(Protocol[S]):
     def excuses(self, doubt: str, state: S) -> bool:
         """Whether an advisory reason that a program counter gives does not hold for this task."""
 
+    def formulas(self, state: S) -> list[tuple[str, str]]:
+        """The rules for the next step as formulas, each with who gives it: first the one that is
+        followed, then those that it can be held against."""
+
     def finish(self, state: S, walk: Walk) -> None:
         """Compare the end that was reached with where a kernel stack begins (4.1)."""
+
+
+class Watcher(Protocol):
+    """Sees every step of a walk, to explain it."""
+
+    def before(self, state: Any, walk: Walk) -> None:
+        """The last of the walk's frames has been found; a step to its caller follows."""
+
+    def after(self, state: Any, walk: Walk) -> None:
+        """The step was made."""
 
 
 _UNKNOWN = CodeKind.UNKNOWN
 
 
 def walk_task(
-    unwinder: Unwinder[S], task: Task, limit: int = ENTRY_LIMIT, *, proving: bool = False
+    unwinder: Unwinder[S],
+    task: Task,
+    limit: int = ENTRY_LIMIT,
+    *,
+    proving: bool = False,
+    watcher: Watcher | None = None,
 ) -> Walk:
     """Walk a task's stack.
 
     :param limit: entries that the caller of ``stack_trace_save_tsk_reliable()`` has room for.
     :param proving: walk with everything the dump holds; otherwise as the kernel walks, up to
         the first reason for which it would refuse.
+    :param watcher: is shown each step.
     """
     walk = Walk()
     if not task.has_stack:
@@ -97,7 +117,7 @@ def walk_task(
         return walk
     state = unwinder.start(task, walk, proving=proving)
     if proving or not _refused(walk):
-        _follow(unwinder, state, walk, limit)
+        _follow(unwinder, state, walk, limit, watcher)
     walk.end = state.end
     unwinder.finish(state, walk)
     return walk
@@ -107,11 +127,14 @@ def _refused(walk: Walk) -> bool:
     return any(CATALOGUE[reason.id].kernel for reason in walk.reasons)
 
 
-def _follow(unwinder: Unwinder[S], state: S, walk: Walk, limit: int) -> None:
+def _follow(
+    unwinder: Unwinder[S], state: S, walk: Walk, limit: int, watcher: Watcher | None
+) -> None:
     frames = walk.frames
     at = unwinder.text.at
     while not state.done:
-        unwinder.skip_plain(state, walk, limit)
+        if watcher is None:
+            unwinder.skip_plain(state, walk, limit)
         if unwinder.at_user_registers(state, walk):
             state.end = End.USER_REGS
             return
@@ -127,7 +150,11 @@ def _follow(unwinder: Unwinder[S], state: S, walk: Walk, limit: int) -> None:
         frames.append(Frame(code, state.sp, state.found_by))
         if len(frames) >= limit and _too_long(walk, state, limit):
             return
+        if watcher is not None:
+            watcher.before(state, walk)
         unwinder.step(state, walk)
+        if watcher is not None:
+            watcher.after(state, walk)
         if walk.reasons and not state.proving and _refused(walk):
             return
 

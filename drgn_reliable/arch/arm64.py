@@ -21,6 +21,7 @@ from drgn_reliable.arch.base import (
     Range,
     StackRegisters,
     StackState,
+    StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.memory import MASK, StackMemory
@@ -30,7 +31,6 @@ from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.framerule import Abi, CallerRegisters
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules
-from drgn_reliable.walk import Unwinder
 
 __all__ = ("ARCHITECTURE", "Arm64Unwinder", "Facts", "ends_call")
 
@@ -221,6 +221,10 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
     def _is_same(self, one: int, other: int) -> bool:
         return self.plain_address(one) == self.plain_address(other)
 
+    def chain_formula(self, state: Arm64State) -> str:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        return "fp = *fp, pc = *(fp + 8), sp = fp + 16"
+
     def return_to(self, state: Arm64State, walk: Walk, caller: CallerRegisters) -> None:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         state.fp = caller.registers.get(FRAME_POINTER, 0)
@@ -317,7 +321,7 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
     # Return addresses --------------------------------------------------------------------
 
     def plain_address(self, pc: int) -> int:
-        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: without its authentication code; bit
+        """See :class:`drgn_reliable.arch.base.StackUnwinder`: without its authentication code; bit
         55 tells a kernel address."""
         return pc | self.facts.pac_mask if pc >> 55 & 1 else pc
 
@@ -350,7 +354,7 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
             return False
 
 
-def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
+def _unwinder(parts: Parts, symbols: Symbols) -> StackUnwinder[Any]:
     return Arm64Unwinder(parts)
 
 

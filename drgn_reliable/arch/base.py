@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from drgn import FaultError, Program, sizeof
 
@@ -18,6 +18,7 @@ from drgn_reliable.memory import MASK, StackMemory, byte_order, member_offset
 from drgn_reliable.model import End, FoundBy, Walk
 from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
+from drgn_reliable.tables.framerule import Abi
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules, Text
 from drgn_reliable.walk import State, Unwinder
@@ -179,7 +180,7 @@ class Architecture:
     """What the scheduler saves of a task that it switches out, and where."""
     facts: Callable[[Program, Symbols], KernelFacts]
     code: CodeRules
-    unwinder: Callable[[Parts, Symbols], Unwinder[Any]]
+    unwinder: Callable[[Parts, Symbols], StackUnwinder[Any]]
     """Makes the unwinder of a kernel; raises
     :class:`~drgn_reliable.errors.UnsupportedKernel` if there is none."""
 
@@ -211,10 +212,12 @@ class StackState(State):
 S = TypeVar("S", bound=StackState)
 
 
-class StackUnwinder(Generic[S]):
+class StackUnwinder(Unwinder[S]):
     """The base of every unwinder: it starts, reads, passes from stack to stack, and gives back
     rewritten return addresses, noting what is wrong. How to step is the architecture's.
     """
+
+    ABI: ClassVar[Abi]
 
     STACK_ORDER: ClassVar[tuple[str, ...]] = ()
     """From the inside out: a walk may pass from a stack only to one named after it. Empty where
@@ -228,6 +231,8 @@ class StackUnwinder(Generic[S]):
     sake of, frame pointers."""
 
     def __init__(self, parts: Parts) -> None:
+        self.stack_memory: Callable[..., StackMemory] = StackMemory
+        """Makes the stacks that are read; who explains a walk has others made, which take notes."""
         self._prog = parts.prog
         self._order = byte_order(parts.prog)
         self.facts = parts.facts
@@ -241,7 +246,7 @@ class StackUnwinder(Generic[S]):
     def task_stack_memory(self, task: Task, used_from: int) -> StackMemory:
         """The task's own stack, of which the part from an address on is used."""
         _, low, high = self.facts.task_stack(task.stack)
-        return StackMemory(self._prog, low, high, used_from, "task", self._order)
+        return self._memory(low, high, used_from, "task")
 
     def note_outside(self, state: S, walk: Walk, sp: int, what: str) -> None:
         """The saved context points away from the task's stack."""
@@ -278,6 +283,13 @@ class StackUnwinder(Generic[S]):
             found += self.facts.cpu_stacks(task.cpu)
         return found
 
+    def plain_address(self, pc: int) -> int:
+        """A return address without what the CPU adds to it."""
+        return pc
+
+    def _memory(self, low: int, high: int, used_from: int, name: str) -> StackMemory:
+        return self.stack_memory(self._prog, low, high, used_from, name, self._order)
+
     # Reading stacks ----------------------------------------------------------------------
 
     def read(self, state: S, walk: Walk, address: int) -> int | None:
@@ -312,9 +324,7 @@ class StackUnwinder(Generic[S]):
             return False
         self._note_order(state, walk, target, address)
         state.visited.add(target.name)
-        state.stack = StackMemory(
-            self._prog, target.low, target.high, address, target.name, self._order
-        )
+        state.stack = self._memory(target.low, target.high, address, target.name)
         return True
 
     def _note_order(self, state: S, walk: Walk, target: Range, address: int) -> None:

@@ -31,6 +31,7 @@ class CallerFinder:
 
     def __init__(self, abi: Abi, information: FrameInformation, kept: Mapping[str, int]) -> None:
         self._abi = abi
+        self._names = {**abi.names, abi.ra: abi.names.get(abi.ra, "pc")}
         self._information = information
         self._registers = [(number, name) for number, name in abi.names.items() if name in kept]
 
@@ -60,6 +61,11 @@ class CallerFinder:
             else:
                 outcomes.append(Outcome(found, caller))
         return outcomes, failures
+
+    def formulas(self, state: StackState) -> list[tuple[str, str]]:
+        """The rules as formulas, each with its provider's name."""
+        rules = self._information.at(state.pc, state.exact).rules
+        return [(found.name, found.rule.formula(self._names)) for found in rules]
 
     def compare(self, state: StackState, walk: Walk, outcomes: list[Outcome]) -> None:
         """Note where other providers lead elsewhere than the first."""

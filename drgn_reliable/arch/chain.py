@@ -9,13 +9,12 @@ the interrupted instruction, goes to the caller by their rule, and holds the cha
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from drgn_reliable.arch.base import Parts, StackState, StackUnwinder
 from drgn_reliable.arch.callers import CallerFinder, Outcome
-from drgn_reliable.memory import MASK
 from drgn_reliable.model import Walk
-from drgn_reliable.tables.framerule import Abi, CallerRegisters
+from drgn_reliable.tables.framerule import CallerRegisters
 
 __all__ = ("ChainUnwinder",)
 
@@ -24,8 +23,6 @@ S = TypeVar("S", bound=StackState)
 
 class ChainUnwinder(StackUnwinder[S]):
     """The base of the unwinders that need no metadata to walk, and metadata to prove."""
-
-    ABI: ClassVar[Abi]
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
@@ -45,6 +42,10 @@ class ChainUnwinder(StackUnwinder[S]):
     def chain_fits(self, state: S, caller: CallerRegisters) -> bool:
         """Whether the chain, as it is at an interrupted instruction, can lead to this caller: the
         function has linked itself in, or has not yet, or not any more."""
+        raise NotImplementedError
+
+    def chain_formula(self, state: S) -> str:
+        """The next frame of the chain, as a formula."""
         raise NotImplementedError
 
     def return_to(self, state: S, walk: Walk, caller: CallerRegisters) -> None:
@@ -71,6 +72,12 @@ class ChainUnwinder(StackUnwinder[S]):
             self._cross(state, walk)
         else:
             self._follow_and_compare(state, walk)
+
+    def formulas(self, state: S) -> list[tuple[str, str]]:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        chain = [(self.name, self.chain_formula(state))]
+        others = self._callers.formulas(state)
+        return others + chain if state.proving and state.regs is not None else chain + others
 
     # Across an exception -----------------------------------------------------------------
 
@@ -129,7 +136,3 @@ class ChainUnwinder(StackUnwinder[S]):
         pc = self.plain_address(caller.pc)
         rewritten = pc in (self._graph.trampoline, self._probes.trampoline)
         return rewritten or pc == state.pc
-
-    def plain_address(self, pc: int) -> int:
-        """A return address without what the CPU adds to it."""
-        return pc & MASK

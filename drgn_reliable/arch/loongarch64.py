@@ -34,10 +34,10 @@ from drgn_reliable.memory import MASK, Layout, StackMemory
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, Walk
 from drgn_reliable.roles import CodeNames, Pages
 from drgn_reliable.symbols import Symbols
+from drgn_reliable.tables.framerule import Abi
 from drgn_reliable.tables.orc import OrcTables
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules
-from drgn_reliable.walk import Unwinder
 
 __all__ = ("ARCHITECTURE", "FORMAT", "Facts", "LoongArchRule", "LoongArchUnwinder", "ends_call")
 
@@ -58,8 +58,19 @@ HEADER = "d9f45aafc6d2a2889d601ec9e3fe1092dac249dc"
 
 REGISTERS: Mapping[str, str] = {"csr_era": "csr_era", "csr_prmd": "csr_prmd"}
 """Members of ``struct pt_regs``. drgn knows no registers of this architecture."""
-ARRAY_REGISTERS = {"ra": 1, "sp": 3, "fp": 22}
-"""Elements of its array ``regs``."""
+ABI = Abi(
+    names={
+        **{i: f"r{i}" for i in range(32)},
+        1: "ra",
+        3: "sp",
+        22: "fp",
+    },
+    sp=3,
+    fp=22,
+    ra=1,
+    preserved=range(22, 32),
+)
+"""Its numbers are those of the elements of the array ``regs``."""
 
 SETTLED_DOUBTS = ("fgraph-returning", "rethook-returning")
 """Advisory reasons about code that unwind data decide."""
@@ -107,6 +118,21 @@ class LoongArchRule(NamedTuple):
     ra_register: int
     type: int
 
+    def formula(self) -> str:
+        """As a person writes it.
+
+        >>> LoongArchRule(32, -16, -8, SP, PREV_SP, PREV_SP, TYPE_CALL).formula()
+        'cfa = sp + 32, pc = *(cfa - 8), fp = *(cfa - 16)'
+        """
+        if self.type in _NO_CALLER:
+            return _NO_CALLER[self.type]
+        base = {SP: f"sp + {self.sp_offset}", FP: "fp"}.get(self.sp_register, "unknown")
+        pc = f"pc = *(cfa - {-self.ra_offset})" if self.ra_register == PREV_SP else "pc = ra"
+        text = f"cfa = {base}, {'struct pt_regs at cfa' if self.type == TYPE_REGS else pc}"
+        return text + (f", fp = *(cfa - {-self.fp_offset})" if self.fp_register == PREV_SP else "")
+
+
+_NO_CALLER = {TYPE_UNDEFINED: "not unwindable", TYPE_END: "the end of the stack"}
 
 GUESS = LoongArchRule(16, -16, -8, FP, PREV_SP, PREV_SP, TYPE_CALL)
 """For code without an entry (``orc_fp_entry``)."""
@@ -141,7 +167,7 @@ class Facts(KernelFacts):
     def __init__(self, prog: Program, symbols: Symbols) -> None:
         super().__init__(prog, symbols)
         array = self._offset(prog.type("struct pt_regs"), "regs")
-        self.register_offsets |= {name: array + 8 * i for name, i in ARRAY_REGISTERS.items()}
+        self.register_offsets |= {name: array + 8 * i for i, name in ABI.names.items()}
         self.fake_offset = self.regs_size - self.register_offsets["ra"]
         """``GRAPH_FAKE_OFFSET``: what the tracer's key is below the frame address."""
 
@@ -218,6 +244,7 @@ class LoongArchState(StackState):
 class LoongArchUnwinder(StackUnwinder[LoongArchState]):
     """See :class:`drgn_reliable.walk.Unwinder`."""
 
+    ABI = ABI
     name = FORMAT.name
 
     def __init__(self, parts: Parts, orc: OrcTables[LoongArchRule]) -> None:
@@ -295,6 +322,14 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
             state.done = True
         else:
             state.done = not self._step_by(rule, found_by, state, walk)
+
+    def formulas(self, state: LoongArchState) -> list[tuple[str, str]]:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        try:
+            rule = self.orc.find(state.pc)
+        except FaultError:
+            return [(self.name, "not in the dump")]
+        return [("a guess", GUESS.formula())] if rule is None else [(self.name, rule.formula())]
 
     def _code(self, state: LoongArchState) -> Any:
         return self.text.at(state.pc, exact=True)
@@ -406,7 +441,7 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
         walk.note(reason, str(code), pc=state.pc, sp=state.sp)
 
 
-def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
+def _unwinder(parts: Parts, symbols: Symbols) -> StackUnwinder[Any]:
     header = symbols.address("__start_orc_header")
     if header is None or symbols.address("__start_orc_unwind_ip") is None:
         raise UnsupportedKernel(

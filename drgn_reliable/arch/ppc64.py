@@ -22,6 +22,7 @@ from drgn_reliable.arch.base import (
     Range,
     StackRegisters,
     StackState,
+    StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.memory import MASK, StackMemory, member_offset
@@ -31,7 +32,6 @@ from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.framerule import Abi, CallerRegisters
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules
-from drgn_reliable.walk import Unwinder
 
 __all__ = ("ARCHITECTURE", "Facts", "Ppc64Unwinder", "ends_call")
 
@@ -247,6 +247,10 @@ class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
         the new frame, which is linked as it is made."""
         return caller.sp in (state.sp, state.stack.word(state.sp))
 
+    def chain_formula(self, state: Ppc64State) -> str:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        return f"sp = *sp, pc = *(*sp + {LR_AT})"
+
     def return_to(self, state: Ppc64State, walk: Walk, caller: CallerRegisters) -> None:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         self._go_on_at(state, walk, caller.pc, caller.sp)
@@ -356,7 +360,7 @@ class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
         return word & 0xFC000003 == 0x48000000
 
 
-def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
+def _unwinder(parts: Parts, symbols: Symbols) -> StackUnwinder[Any]:
     return Ppc64Unwinder(parts)
 
 

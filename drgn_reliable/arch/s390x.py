@@ -20,6 +20,7 @@ from drgn_reliable.arch.base import (
     Range,
     StackRegisters,
     StackState,
+    StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.memory import MASK, member_offset
@@ -29,7 +30,6 @@ from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.framerule import Abi, CallerRegisters
 from drgn_reliable.tasks import SavedContext, Task
 from drgn_reliable.text import CodeRules
-from drgn_reliable.walk import Unwinder
 
 __all__ = ("ARCHITECTURE", "Facts", "S390xUnwinder", "ends_call")
 
@@ -162,6 +162,10 @@ class S390xUnwinder(ChainUnwinder[StackState]):
         the chain of the new frame leads to it."""
         return caller.sp in (state.sp, state.stack.word(state.sp + BACK_CHAIN_AT & MASK))
 
+    def chain_formula(self, state: StackState) -> str:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        return f"sp = *(sp + {BACK_CHAIN_AT}), pc = *(*(sp + {BACK_CHAIN_AT}) + {R14_AT})"
+
     def return_to(self, state: StackState, walk: Walk, caller: CallerRegisters) -> None:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         state.sp = caller.sp
@@ -243,7 +247,7 @@ class S390xUnwinder(ChainUnwinder[StackState]):
             state.pc = found
 
 
-def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
+def _unwinder(parts: Parts, symbols: Symbols) -> StackUnwinder[Any]:
     return S390xUnwinder(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from drgn_reliable.arch.base import Architecture, Parts
+from drgn_reliable.arch.base import Architecture, Parts, StackUnwinder
 from drgn_reliable.arch.x86_64 import (
     LONGEST_CALL,
     NAMES,
@@ -19,12 +19,11 @@ from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import SavedContext
 from drgn_reliable.text import CodeRules
-from drgn_reliable.walk import Unwinder
 
 __all__ = ("ARCHITECTURE",)
 
 
-def _unwinder(parts: Parts, symbols: Symbols) -> Unwinder[Any]:
+def _unwinder(parts: Parts, symbols: Symbols) -> StackUnwinder[Any]:
     if symbols.address("__start_orc_unwind_ip") is None:
         return FramePointerUnwinder(parts)
     return OrcUnwinder.of_kernel(parts, symbols)

@@ -41,7 +41,6 @@ class FramePointerState(StackState):
 class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePointerState]):
     """See :class:`drgn_reliable.walk.Unwinder`."""
 
-    ABI = ABI
     name = "frame pointers"
     frame_pointers = True
     ends_by_rule = False
@@ -94,6 +93,11 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
         if bp is None or found is None:
             return False
         return found == bp or (word(bp), word(bp + 8)) == (found, caller.pc)
+
+    def chain_formula(self, state: FramePointerState) -> str:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`. BP in a frame is what its record
+        holds; in an interrupted one, what was saved with the registers."""
+        return "bp = *bp, pc = *(bp + 8), sp = bp + 16"
 
     def return_to(self, state: FramePointerState, walk: Walk, caller: CallerRegisters) -> None:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""

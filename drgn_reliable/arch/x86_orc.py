@@ -212,6 +212,18 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         else:
             self._step_by(rule, found_by, state, walk)
 
+    def formulas(self, state: OrcState) -> list[tuple[str, str]]:
+        """See :class:`drgn_reliable.walk.Unwinder`."""
+        others = self._callers.formulas(state)
+        try:
+            rule = self._rule(state.pc, state.exact)
+        except FaultError:
+            return [(self.name, "not in the dump"), *others]
+        if rule is None:
+            return [*others, ("a guess", FRAME_POINTER_RULE.formula())]
+        own = (self.name, rule.formula())
+        return [*others, own] if others and rule.shape is _UNDEFINED else [own, *others]
+
     def _step_by_metadata(self, state: OrcState, walk: Walk, outcomes: list[Outcome]) -> None:
         """Go to the caller where the kernel's own unwind data do not lead."""
         self._callers.compare(state, walk, outcomes)

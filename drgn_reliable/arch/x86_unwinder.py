@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from drgn_reliable.arch.base import Parts, StackState, StackUnwinder
-from drgn_reliable.arch.x86_64 import STACK_ORDER, USER_MODE
+from drgn_reliable.arch.x86_64 import ABI, STACK_ORDER, USER_MODE
 from drgn_reliable.arch.x86_ends import Ends
 from drgn_reliable.model import Walk
 
@@ -23,6 +23,7 @@ def in_user_mode(state: StackState) -> bool:
 class X86Unwinder(StackUnwinder[S]):
     """Rewritten return addresses and the ends of stacks."""
 
+    ABI = ABI
     STACK_ORDER = STACK_ORDER
     ends_by_rule = True
     """Whether unwind data say where a stack ends."""

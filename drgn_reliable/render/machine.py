@@ -21,6 +21,8 @@ __all__ = (
     "SCHEMA",
     "capsule_dict",
     "dump_header",
+    "hex_or_null",
+    "reason_dict",
     "task_dict",
     "write_csv",
     "write_folded",
@@ -30,15 +32,16 @@ __all__ = (
 SCHEMA = "drgn-reliable/1"
 
 
-def _hex(value: int | None) -> str | None:
+def hex_or_null(value: int | None) -> str | None:
+    """An address or a word as JSON has it."""
     return None if value is None else f"{value:#x}"
 
 
 def _frame_dict(frame: Frame) -> dict[str, Any]:
     code = frame.code
     return {
-        "pc": _hex(code.pc),
-        "sp": _hex(frame.sp),
+        "pc": hex_or_null(code.pc),
+        "sp": hex_or_null(frame.sp),
         "symbol": code.symbol,
         "offset": code.offset if code.symbol is not None else None,
         "module": code.module,
@@ -49,16 +52,17 @@ def _frame_dict(frame: Frame) -> dict[str, Any]:
     }
 
 
-def _reason_dict(reason: Reason) -> dict[str, Any]:
+def reason_dict(reason: Reason) -> dict[str, Any]:
+    """One element of a task's ``reasons``."""
     kind = CATALOGUE[reason.id]
     return {
         "id": reason.id,
         "section": kind.section,
         "advisory": kind.advisory,
-        "pc": _hex(reason.pc),
-        "sp": _hex(reason.sp),
+        "pc": hex_or_null(reason.pc),
+        "sp": hex_or_null(reason.sp),
         "frame": reason.frame,
-        "value": _hex(reason.value),
+        "value": hex_or_null(reason.value),
         "detail": reason.detail,
     }
 
@@ -66,7 +70,7 @@ def _reason_dict(reason: Reason) -> dict[str, Any]:
 def task_dict(report: TaskReport) -> dict[str, Any]:
     """One element of ``tasks``."""
     return {
-        "task": _hex(report.task),
+        "task": hex_or_null(report.task),
         "pid": report.pid,
         "tgid": report.tgid,
         "cpu": report.cpu,
@@ -76,14 +80,14 @@ def task_dict(report: TaskReport) -> dict[str, Any]:
         "kernel": {
             "verdict": report.kernel.verdict.value,
             "errno": report.kernel.errno,
-            "entries": [_hex(entry) for entry in report.kernel.entries],
+            "entries": [hex_or_null(entry) for entry in report.kernel.entries],
         },
         "proof": {
             "verdict": report.proof.verdict.value,
-            "entries": [_hex(entry) for entry in report.proof.entries],
+            "entries": [hex_or_null(entry) for entry in report.proof.entries],
         },
         "frames": [_frame_dict(frame) for frame in report.frames],
-        "reasons": [_reason_dict(reason) for reason in report.reasons],
+        "reasons": [reason_dict(reason) for reason in report.reasons],
     }
 
 
@@ -133,7 +137,7 @@ def write_csv(report: DumpReport, out: TextIO) -> None:
     for task in report.tasks:
         writer.writerow(
             (
-                _hex(task.task),
+                hex_or_null(task.task),
                 task.pid,
                 task.tgid,
                 task.cpu,

@@ -9,11 +9,13 @@ from typing import Any, TextIO
 
 from tabulate import tabulate
 
-from drgn_reliable.model import CapsuleSummary, CodeRole, DumpReport, Frame, Reason, TaskReport
+from drgn_reliable.model import CapsuleSummary, DumpReport, Frame, Reason, TaskReport
 from drgn_reliable.reasons import CATALOGUE, Effect, ReasonKind
 from drgn_reliable.selection import group_stacks, summary_counts
 
 __all__ = (
+    "reason_line",
+    "task_title",
     "write_capsule_summary",
     "write_facts",
     "write_groups",
@@ -65,7 +67,7 @@ def write_table(report: DumpReport, out: TextIO) -> None:
 def write_traces(report: DumpReport, out: TextIO) -> None:
     """Every frame and reason of every task, and a summary."""
     for task in report.tasks:
-        out.write(_title(task) + "\n")
+        out.write(task_title(task) + "\n")
         _write_frames(task.frames, out)
         _write_why(task.reasons, out)
         out.write("\n")
@@ -85,7 +87,8 @@ def write_groups(report: DumpReport, out: TextIO) -> None:
     _write_summary(report, out)
 
 
-def _title(task: TaskReport) -> str:
+def task_title(task: TaskReport) -> str:
+    """Who a task is, and its verdicts: two lines."""
     return (
         f"PID {task.pid} ({task.comm}), TGID {task.tgid}, {task.kind.value}, state "
         f"{task.state}, CPU {task.cpu}, task {task.task:#x}\n"
@@ -122,21 +125,22 @@ def _write_frames(frames: tuple[Frame, ...], out: TextIO) -> None:
 
 def _found(frame: Frame) -> str:
     """How it was found and, unless it is an ordinary function, what the code is."""
-    code = frame.code
-    found = f"({frame.found_by.value})"
-    if code.role is CodeRole.FUNCTION:
-        return found
-    return f"{found} {code.role.value}" + (f" of {code.of}" if code.of else "")
+    return f"({frame.found_by.value}) {frame.code.purpose}".rstrip()
+
+
+def reason_line(reason: Reason) -> str:
+    """One reason with its evidence."""
+    kind = CATALOGUE[reason.id]
+    weight = "advisory" if kind.advisory else "refused"
+    return (
+        f"  {kind.section} {reason.id} ({weight}) before frame #{reason.frame}: "
+        f"{kind.title}: {reason.detail}"
+    )
 
 
 def _write_why(reasons: tuple[Reason, ...], out: TextIO) -> None:
     for reason in reasons:
-        kind = CATALOGUE[reason.id]
-        weight = "advisory" if kind.advisory else "refused"
-        out.write(
-            f"  {kind.section} {reason.id} ({weight}) before frame #{reason.frame}: "
-            f"{kind.title}: {reason.detail}\n"
-        )
+        out.write(reason_line(reason) + "\n")
 
 
 def _write_summary(report: DumpReport, out: TextIO) -> None:

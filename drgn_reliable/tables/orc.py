@@ -82,6 +82,39 @@ class Rule(NamedTuple):
     bp_base: Base | None
     bp_offset: int
 
+    def formula(self) -> str:
+        """As a person writes it.
+
+        >>> Rule(Shape.CALL, False, Base.SP, 48, Base.PREV_SP, -16).formula()
+        'cfa = sp + 48, pc = *(cfa - 8), bp = *(cfa - 16)'
+        """
+        if self.shape in _NO_CALLER:
+            return _NO_CALLER[self.shape]
+        text = f"cfa = {_based(self.sp_base, self.sp_offset)}"
+        text += f", {_RESULTS.get(self.shape, 'unknown type')}"
+        if self.bp_base is not Base.UNDEFINED:
+            text += f", bp = *({_based(self.bp_base, self.bp_offset)})"
+        return text
+
+
+_NO_CALLER = {Shape.UNDEFINED: "not unwindable", Shape.END: "the end of the stack"}
+_RESULTS = {
+    Shape.CALL: "pc = *(cfa - 8)",
+    Shape.REGS: "struct pt_regs at cfa",
+    Shape.REGS_PARTIAL: "the words that the CPU pushed at cfa",
+}
+
+
+def _based(base: Base | None, offset: int) -> str:
+    if base is None:
+        return "a register that does not exist"
+    sign = f" {'-' if offset < 0 else '+'} {abs(offset)}" if offset else ""
+    if base is Base.SP_INDIRECT:
+        return f"*sp{sign}"
+    if base is Base.BP_INDIRECT:
+        return f"*(bp{sign})"
+    return ("cfa" if base is Base.PREV_SP else base.name.lower()) + sign
+
 
 FRAME_POINTER_RULE = Rule(Shape.CALL, False, Base.BP, 16, Base.PREV_SP, -16)
 """``(sp, ip, bp) = (bp + 16, *(bp + 8), *bp)``: for code that keeps a frame pointer."""
