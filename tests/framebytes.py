@@ -179,9 +179,11 @@ def elf(kind: int, machine: int, *parts: Part, order: Order = "<") -> bytes:
     return ident + struct.pack(order + "HHIQQQIHHHHHH", *header) + body + b"".join(headers)
 
 
-def symbol(section: int, value: int = 0, order: Order = "<") -> bytes:
-    """``Elf64_Sym``."""
-    return struct.pack(order + "IBBHQQ", 0, 3, 0, section, value, 0)
+def symbol(
+    section: int, value: int = 0, order: Order = "<", *, name: int = 0, size: int = 0
+) -> bytes:
+    """``Elf64_Sym`` of a local one."""
+    return struct.pack(order + "IBBHQQ", name, 3, 0, section, value, size)
 
 
 def rela(place: int, number: int, kind: int, addend: int = 0, order: Order = "<") -> bytes:

@@ -147,8 +147,9 @@ def module(
         Part(".rela" + name, table, RELA, link=5, info=3),
         Part(
             ".symtab",
-            b"".join(symbol(*at, order=order) for at in
-                     ((0,), (1, 4), (2,), (3,), (0,), (0xFFF1, 0x5000), (0xFFFF,), (77,))),
+            b"".join(symbol(*at, order) for at in
+                     ((0, 0), (1, 4), (2, 0), (3, 0), (0, 0), (0xFFF1, 0x5000), (0xFFFF, 0),
+                      (77, 0))),
             SYMTAB,
         ),
         order=order,
@@ -322,7 +323,7 @@ def test_damaged_files_are_refused(path: Path) -> None:
     rng = random.Random(1)
     frames = Frames().cie(*ENTRY).fde(0, 16)
     sound = module(frames, rela(0x20, 1, 1))
-    seen = set()
+    seen: set[object] = set()
     for _ in range(500):
         data = bytearray(sound)
         for _ in range(rng.choice((1, 5))):
