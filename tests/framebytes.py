@@ -169,8 +169,9 @@ def elf(kind: int, machine: int, *parts: Part, order: Order = "<") -> bytes:
     for part in (*parts, Part(".shstrtab", names, 3)):
         name = names.index(b"\0" + part.name.encode() + b"\0") + 1
         size = {SYMTAB: 24, RELA: 24}.get(part.type, 0)
+        link = part.link or (len(parts) + 1 if part.type == SYMTAB else 0)
         fields = (name, part.type, part.flags, part.address, 64 + len(body), len(part.data))
-        headers.append(struct.pack(order + "IIQQQQIIQQ", *fields, part.link, part.info, 8, size))
+        headers.append(struct.pack(order + "IIQQQQIIQQ", *fields, link, part.info, 8, size))
         body += b"" if part.type == NOBITS else part.data + bytes(-len(part.data) % 8)
     ident = b"\x7fELF" + bytes((2, "<>".index(order) + 1, 1)) + bytes(9)
     count = len(headers)
@@ -178,9 +179,11 @@ def elf(kind: int, machine: int, *parts: Part, order: Order = "<") -> bytes:
     return ident + struct.pack(order + "HHIQQQIHHHHHH", *header) + body + b"".join(headers)
 
 
-def symbol(section: int, value: int = 0, order: Order = "<") -> bytes:
-    """``Elf64_Sym``."""
-    return struct.pack(order + "IBBHQQ", 0, 3, 0, section, value, 0)
+def symbol(
+    section: int, value: int = 0, order: Order = "<", *, name: int = 0, size: int = 0
+) -> bytes:
+    """``Elf64_Sym`` of a local one."""
+    return struct.pack(order + "IBBHQQ", name, 3, 0, section, value, size)
 
 
 def rela(place: int, number: int, kind: int, addend: int = 0, order: Order = "<") -> bytes:

@@ -711,7 +711,7 @@ def theirs(row: dict[object, object]) -> tuple[object, dict[object, object]]:
             "SAME_VALUE": Place(number),  # type: ignore[arg-type]
             "OFFSET": Place(CFA, value or 0 if isinstance(value, int) else 0, True),
             "VAL_OFFSET": Place(CFA, value or 0 if isinstance(value, int) else 0),
-            "REGISTER": Place(value),  # type: ignore[arg-type]
+            "REGISTER": Place(value),
             "EXPRESSION": "*(cfa, r6, const 0x1, plus)",
             "VAL_EXPRESSION": "(cfa, const 0x1)",
         }[kind]

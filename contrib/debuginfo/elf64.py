@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Read and write 64-bit ELF files: headers, sections and segments of a kernel's.
+"""Read and write 64-bit ELF files: headers, sections and segments of a kernel or a module.
 
 Names and numbers are those of the ELF specification (``elf.h``). Sizes, offsets and addresses are
 in bytes; byte orders are as :mod:`struct` has them, ``<`` or ``>``.
@@ -27,6 +27,7 @@ __all__ = (
 SHT_PROGBITS = 1
 SHT_SYMTAB = 2
 SHT_STRTAB = 3
+SHT_RELA = 4
 SHT_NOTE = 7
 SHT_NOBITS = 8
 SHF_ALLOC = 1 << 1
@@ -34,7 +35,10 @@ SHF_MERGE = 1 << 4
 SHF_STRINGS = 1 << 5
 SHF_COMPRESSED = 1 << 11
 SHN_LORESERVE = 0xFF00
+SHF_INFO_LINK = 1 << 6
 STB_LOCAL = 0
+STT_SECTION = 3
+_ET_REL = 1
 _ELFCOMPRESS_ZLIB = 1
 _PT_NOTE = 4
 
@@ -45,6 +49,8 @@ _SECTION_HEADER = "IIQQQQIIQQ"
 _COMPRESSION_HEADER = "IIQQ"
 SYMBOL = "IBBHQQ"
 """``Elf64_Sym``: st_name, st_info, st_other, st_shndx, st_value, st_size."""
+RELOCATION = "QQq"
+"""``Elf64_Rela``: r_offset, r_info, r_addend."""
 
 
 class ElfError(ValueError):
@@ -99,6 +105,11 @@ class ElfFile:
         names_at, names_size = raw[names_index][4:6]
         names = data[names_at : names_at + names_size]
         self.sections = [Section(name_at(names, values[0]), *values[1:]) for values in raw]
+
+    @property
+    def relocatable(self) -> bool:
+        """Whether this is an object that was never linked, like a kernel module."""
+        return bool(self.header[1] == _ET_REL)
 
     def _table(self, layout: str, at: int, count: int) -> list[tuple[int, ...]]:
         entry = struct.Struct(self.order + layout)

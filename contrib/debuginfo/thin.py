@@ -2,6 +2,7 @@
 """Make a small debug file out of a kernel's: a few compile units, the symbols, the build ID.
 
     python contrib/debuginfo/thin.py VMLINUX -o OUT --unit kernel/sched/core.c --unit init/main.c
+    python contrib/debuginfo/thin.py MODULE -o OUT --frames '^xfs_inode_'
 
 ``README.md`` beside this file says what the result is good for.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 import elf64
 from dwarfunits import choose_units, copy_units, find_units
 from elf64 import Contents, ElfFile, Section
+from frames import Relocation, choose_frames
 
 __all__ = ("UNITS", "ThinError", "main", "thin")
 
@@ -83,14 +85,15 @@ _DEBUG_SECTIONS = (
 
 
 class ThinError(ValueError):
-    """The file is not a vmlinux with debugging information."""
+    """The file is not a vmlinux, or a module, with the debugging information that is asked for."""
 
 
 def thin(
     vmlinux: ElfFile,
     *,
     units: Sequence[str] | None = None,
-    keep_symbols: str = "",
+    frames: str | None = None,
+    keep_symbols: str | None = None,
     drop_symbols: str | None = None,
     keep_sections: Iterable[str] = (),
     compress: bool = True,
@@ -99,8 +102,11 @@ def thin(
     """Return a thin debug file.
 
     :param units: source files whose compile units are copied, as paths or ends of paths; by
-        default those of :data:`UNITS` that there are.
-    :param keep_symbols: regular expression found in the names of the symbols to keep.
+        default those of :data:`UNITS` that there are, or none if frames are chosen.
+    :param frames: regular expression found in the names of the functions whose call frame
+        information is kept. Only with this, and without units, the file may be a module.
+    :param keep_symbols: regular expression found in the names of the symbols to keep; by default
+        all, or those of the functions whose frames are kept.
     :param drop_symbols: regular expression found in the names of those not to keep after all.
     :param keep_sections: more sections whose contents are kept.
     :param compress: whether to compress ``.debug_*`` by zlib.
@@ -113,7 +119,13 @@ def thin(
     if unknown := kept - {section.name for section in vmlinux.sections}:
         raise ThinError(f"no section {', '.join(sorted(unknown))}")
     sections, contents = _allocated_sections(vmlinux, kept)
-    for name, data in _debug_sections(vmlinux, units).items():
+    if units is None and frames is not None:
+        units = ()
+    debug = {} if units is not None and not units else _debug_sections(vmlinux, units)
+    relocations: list[Relocation] = []
+    if frames is not None:
+        debug[".debug_frame"], relocations, _ = choose_frames(vmlinux, frames)
+    for name, data in debug.items():
         sections.append(_debug_section(name))
         contents[name] = data
     for section in vmlinux.sections:
@@ -121,7 +133,11 @@ def thin(
             flags = section.flags & ~elf64.SHF_COMPRESSED
             sections.append(section._replace(flags=flags, link=0, info=0))
             contents[section.name] = vmlinux.contents(section.name)
-    added, symbols = _symbol_sections(vmlinux, sections, keep_symbols, drop_symbols)
+    keep = (frames or "") if keep_symbols is None else keep_symbols
+    added, symbols = _symbol_sections(vmlinux, sections, keep, drop_symbols)
+    if relocations:
+        section, symbols[section.name] = _relocation_section(vmlinux, sections, relocations)
+        added.append(section)
     packed = [section.name for section in sections if compress and section.name in contents]
     packed += [section.name for section in added if compress_symbols]
     return elf64.elf_file(vmlinux, sections + added, contents | symbols, packed)
@@ -151,12 +167,14 @@ def _allocated_sections(vmlinux: ElfFile, kept: set[str]) -> tuple[list[Section]
             contents[section.name] = b""
         kind = section.type if section.name in contents else elf64.SHT_NOBITS
         sections.append(section._replace(type=kind, link=0, info=0))
-    if ".init.text" not in contents:
+    if ".init.text" not in contents and not vmlinux.relocatable:
         raise ThinError("no .init.text: not a vmlinux")
     return sections, contents
 
 
 def _debug_sections(vmlinux: ElfFile, units: Sequence[str] | None) -> Contents:
+    if vmlinux.relocatable:
+        raise ThinError("a module: only call frame information can be kept")
     sections = {name: vmlinux.contents(name) for name in _DEBUG_SECTIONS}
     if not sections[".debug_info"]:
         raise ThinError("no .debug_info")
@@ -201,7 +219,8 @@ def _symbols(
 ) -> tuple[bytes, bytes, int]:
     """Return a symbol table, its strings and the number of its local symbols, which come first.
 
-    Symbols of sections that are left out go with them.
+    Symbols of sections that are left out go with them. In a module, the first are those of the
+    sections, numbered as they are.
     """
     table = struct.Struct(vmlinux.order + elf64.SYMBOL)
     old_strings = vmlinux.contents(".strtab")
@@ -216,14 +235,42 @@ def _symbols(
             kept.append((name, info, other, new, *place))
     strings, places = elf64.string_table({name for name, *_ in kept})
     symbols = [table.pack(0, 0, 0, 0, 0, 0)]
+    if vmlinux.relocatable:
+        last = max(numbers.values())
+        symbols += [table.pack(0, elf64.STT_SECTION, 0, n, 0, 0) for n in range(1, last + 1)]
+    local_symbols = len(symbols) + sum(info >> 4 == elf64.STB_LOCAL for _, info, *_ in kept)
     symbols += [table.pack(places[name], *rest) for name, *rest in kept]
-    local_symbols = 1 + sum(info >> 4 == elf64.STB_LOCAL for _, info, *_ in kept)
     return b"".join(symbols), strings, local_symbols
+
+
+def _relocation_section(
+    module: ElfFile, sections: list[Section], relocations: list[Relocation]
+) -> tuple[Section, bytes]:
+    """Return the relocations of ``.debug_frame``, against the symbols of sections.
+
+    :param sections: those that the symbol table follows.
+    """
+    numbers = {section.name: number for number, section in enumerate(sections)}
+    entry = struct.Struct(module.order + elf64.RELOCATION)
+    rows = [
+        entry.pack(place, numbers[module.sections[section].name] << 32 | kind, addend)
+        for place, kind, section, addend in relocations
+    ]
+    section = Section(
+        ".rela.debug_frame",
+        elf64.SHT_RELA,
+        elf64.SHF_INFO_LINK,
+        link=len(sections),
+        info=numbers[".debug_frame"],
+        align=8,
+        entry_size=entry.size,
+    )
+    return section, b"".join(rows)
 
 
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Make a small debug file of a vmlinux with DWARF 5."
+        description="Make a small debug file of a vmlinux with DWARF 5, or of a module."
     )
     parser.add_argument("vmlinux", type=Path)
     parser.add_argument(
@@ -235,7 +282,12 @@ def _arguments() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="source file of a compile unit to copy (default: what README.md says)",
     )
-    parser.add_argument("--symbols", default="", metavar="REGEX", help="keep only these symbols")
+    parser.add_argument(
+        "--frames",
+        metavar="REGEX",
+        help="keep the call frame information of these functions, and no units but those named",
+    )
+    parser.add_argument("--symbols", metavar="REGEX", help="keep only these symbols")
     parser.add_argument("--drop-symbols", metavar="REGEX", help="leave these symbols out")
     parser.add_argument(
         "--section", action="append", default=[], metavar="NAME", help="keep this section as well"
@@ -269,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data = thin(
             vmlinux,
             units=options.unit,
+            frames=options.frames,
             keep_symbols=options.symbols,
             drop_symbols=options.drop_symbols,
             keep_sections=options.section,

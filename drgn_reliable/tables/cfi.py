@@ -177,7 +177,7 @@ class CfiSection:
             if header.cie is not None:
                 cursor = self._cursor(header.body, header.end)
                 encoding = self._cie(header.cie).encoding if self._eh else ABSOLUTE
-                start = cursor.pointer(encoding, self._address) & MASK
+                start = cursor.pointer(encoding, self._address)
                 count = cursor.unsigned(pointer_size(encoding, cursor.where()))
                 if start and count:
                     yield Fde(start, start + count, at)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from drgn_reliable.memory import MASK
 from drgn_reliable.tables.framerule import BadRule
 
 __all__ = ("ABSOLUTE", "DWARF64", "OMITTED", "Cursor", "pointer_size")
@@ -123,7 +124,7 @@ class Cursor:
         return found
 
     def pointer(self, encoding: int, address: int) -> int:
-        """An encoded address, not yet reduced to 64 bits.
+        """An encoded address.
 
         A 0 stays 0, as for the runtime of gcc: it is the address of nothing.
 
@@ -135,4 +136,4 @@ class Cursor:
             raise BadRule(f"{self.where()}: pointer encoding {encoding:#x} is not supported")
         size = pointer_size(encoding, self.where())
         value = self.signed(size) if encoding & 0x8 else self.unsigned(size)
-        return value + address + at if encoding & _RELATIVE and value else value
+        return (value + address + at if encoding & _RELATIVE and value else value) & MASK

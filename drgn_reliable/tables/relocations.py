@@ -131,11 +131,12 @@ def relocate(
 
 
 def _checked(value: int, rule: _Rule, where: str) -> int:
-    """A value as the unsigned number of its field; an absolute one may have been of either sign."""
+    """A value as the unsigned number of its field; an absolute one may be of either sign."""
+    value &= MASK
     bits = 8 * rule.size
-    highest = 1 << (bits - 1 if rule.relative and rule.size < 8 else bits)
-    if rule.size < 8 and not -(1 << bits - 1) <= value < highest:
-        raise BadRule(f"{where}: {value:#x} does not fit {rule.size} bytes")
+    signed = value - (1 << 64) if value >> 63 else value
+    if rule.size < 8 and not -(1 << bits - 1) <= signed < 1 << bits - rule.relative:
+        raise BadRule(f"{where}: {signed:#x} does not fit {rule.size} bytes")
     return value & (1 << bits) - 1
 
 
