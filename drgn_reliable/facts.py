@@ -10,9 +10,9 @@ from drgn_reliable import config
 from drgn_reliable.config import ABSENT
 from drgn_reliable.instruments import Instruments, instruments
 from drgn_reliable.kernel import Kernel
+from drgn_reliable.metadata import OrcTable, modules_without_orc, orc_table, unwind_metadata
 from drgn_reliable.opening import opened_dump
 from drgn_reliable.taints import Taint, letters, taints
-from drgn_reliable.unwinddata import OrcTable, metadata, modules_without_orc, orc_table
 from drgn_reliable.walk import ENTRY_LIMIT
 
 __all__ = ("kernel_facts",)
@@ -90,7 +90,7 @@ def _built(kernel: Kernel) -> dict[str, Any]:
 def _unwind_data(found: _Found) -> dict[str, Any]:
     kernel, orc = found.kernel, found.orc
     facts: dict[str, Any] = {
-        "unwind_metadata": metadata(kernel),
+        "unwind_metadata": unwind_metadata(kernel),
         "modules": len(kernel.modules),
         "modules_without_unwind_data": found.without_orc,
         "orc_entries": orc.entries if orc else None,

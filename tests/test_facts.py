@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from drgn_reliable import Kernel as RealKernel
-from drgn_reliable import config, open_dump, unwinddata
+from drgn_reliable import config, metadata, open_dump
 from drgn_reliable.config import ABSENT
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.instruments import instruments
+from drgn_reliable.metadata import orc_table
 from drgn_reliable.render.table import write_facts
 from drgn_reliable.taints import letters, taints
-from drgn_reliable.unwinddata import orc_table
 from tests.codes import CALLBACK, LIVEPATCH, LOST, TEXT
 from tests.codes import Kernel as Codes
 from tests.dumps import DUMPS, Dump
@@ -353,11 +353,11 @@ def test_a_kernel_without_orc() -> None:
 
 
 def test_frame_sections_of_a_debug_file(tmp_path: Any) -> None:
-    assert ".eh_frame" in unwinddata._sections(sys.executable)
+    assert ".eh_frame" in metadata._sections(sys.executable)
     other = tmp_path / "other"
     other.write_text("no ELF file")
-    assert unwinddata._sections(str(other)) == []
-    assert unwinddata._sections(str(tmp_path / "none")) == []
+    assert metadata._sections(str(other)) == []
+    assert metadata._sections(str(tmp_path / "none")) == []
 
 
 # Tracers, probes, livepatches -------------------------------------------------------------------

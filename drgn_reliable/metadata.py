@@ -18,7 +18,7 @@ from drgn_reliable.kernel import Kernel
 from drgn_reliable.memory import byte_order
 from drgn_reliable.symbols import Symbols
 
-__all__ = ("OrcTable", "metadata", "modules_without_orc", "orc_table")
+__all__ = ("OrcTable", "modules_without_orc", "orc_table", "unwind_metadata")
 
 _TABLE_LIMIT = 1 << 28
 """Bytes: no kernel comes near it."""
@@ -103,7 +103,7 @@ _TABLES: Mapping[str, Sequence[str]] = {
 _FRAME_SECTIONS = (".debug_frame", ".eh_frame")
 
 
-def metadata(kernel: Kernel) -> list[str]:
+def unwind_metadata(kernel: Kernel) -> list[str]:
     """What there is in the dump and in the debug information to unwind by."""
     found = [what for what, names in _TABLES.items() if kernel.symbols.first(*names) is not None]
     try:
