@@ -167,7 +167,7 @@ def _report(kernel: Kernel, wanted: Sequence[str], progress: Progress = iter) ->
 
 def _touch_more(kernel: Kernel, report: DumpReport) -> None:
     """Read what the report did not need but a reader of the capsule will."""
-    kernel_facts(kernel)
+    kernel_facts(kernel, whole_tables=False)
     for module in kernel.modules:
         region = module.regions[0]
         module.symbol(kernel.prog, region.start, region)

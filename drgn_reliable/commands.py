@@ -164,10 +164,18 @@ examples:
 
 INFO = Command(
     "info",
-    "show what kernel a dump holds and where its types and symbols come from",
+    "show what kernel a dump holds and what makes its traces unreliable as such",
     "Show the dumped kernel's release, architecture and unwinder, where types and symbols "
-    "come from, and whether it supports livepatch and reliable stack traces.",
-    "",
+    "come from, whether it supports livepatch and reliable stack traces, what unwind data it "
+    "has, what has tainted it, and which tracers, probes, BPF code and livepatches change its "
+    "code. Lines that begin with `preflight` say what makes traces unreliable whatever the "
+    "task. What the dump would have to hold is `not in this dump`; what this kernel does not "
+    "have at all is left out (null in JSON).",
+    """\
+examples:
+  drgn-reliable info vmcore
+  drgn-reliable info vmcore --format json
+""",
     (_FACTS_FORMAT,),
 )
 

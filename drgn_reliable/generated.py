@@ -188,10 +188,17 @@ class GeneratedText:
 
     @cached_property
     def _bpf(self) -> list[BpfText]:
-        head = self._symbols.address("bpf_kallsyms")
-        return self._collect("bpf_kallsyms", lambda: self._each_bpf(head)) if head else []
+        return self._collect("bpf_kallsyms", self.each_bpf)
 
-    def _each_bpf(self, head: int) -> Iterator[BpfText]:
+    def each_bpf(self) -> Iterator[BpfText]:
+        """The BPF code, as far as its list can be followed.
+
+        :raises BrokenList: if the list is broken.
+        :raises drgn.FaultError: if the dump lacks a part.
+        """
+        head = self._symbols.address("bpf_kallsyms")
+        if head is None:
+            return
         layout = Layout(
             self._prog.type("struct bpf_ksym"),
             {

@@ -146,7 +146,7 @@ class Text:
         if called and doubt is None and self._follows_call(pc) is False:
             doubt = "no-call-before"
         role = self._roles.of(pc, address, kind, symbol, module)
-        of = self._roles.which(pc, address, role, kind, self._called)
+        of = self._roles.which(pc, address, role, kind, self.name)
         name = module.name if module else None
         return Code(pc, kind, symbol, offset, name, doubt, role, of)
 
@@ -183,16 +183,14 @@ class Text:
         elif kind == CodeKind.BPF and (bpf := self.generated.bpf(pc)):
             return bpf.name, pc - bpf.start
         elif kind == CodeKind.FTRACE and (trampoline := self.generated.ftrace(pc)):
-            return f"ftrace_trampoline({self._called(trampoline.callback)})", (
-                pc - trampoline.start
-            )
+            return f"ftrace_trampoline({self.name(trampoline.callback)})", (pc - trampoline.start)
         elif kind in (CodeKind.KPROBE, CodeKind.OPTPROBE):
             page = self.generated.kprobe(pc)
             spelling = "kprobe_insn_page" if kind == CodeKind.KPROBE else "kprobe_optinsn_page"
             return spelling, pc - page.start if page else 0
         return (named.name, pc - named.start) if named else (None, 0)
 
-    def _called(self, address: int) -> str:
+    def name(self, address: int) -> str:
         """The name of a place, the symbol alone at its beginning."""
         kind, module = self._kind(address)
         # Never into another trampoline: a corrupt one could name itself.

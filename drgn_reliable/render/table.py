@@ -182,15 +182,27 @@ def write_reasons(kinds: Iterable[ReasonKind], out: TextIO, details: bool) -> No
         out.write(f"  {k.remedy}\n\n")
 
 
+_WARNINGS = "preflight"
+"""The fact that is a list of lines to be read one by one."""
+
+
 def write_facts(facts: Mapping[str, Any], out: TextIO) -> None:
-    """A line for each fact."""
-    rows = [(name.replace("_", " "), _fact(value)) for name, value in facts.items()]
+    """A line for each fact; what the kernel does not have (None) is left out."""
+    rows = [
+        (name.replace("_", " "), _fact(value))
+        for name, value in facts.items()
+        if name != _WARNINGS and value is not None
+    ]
     out.write(tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n")
+    for line in facts.get(_WARNINGS, ()):
+        out.write(f"{_WARNINGS}: {line}\n")
 
 
 def _fact(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value == "":
+        return "none"
     if isinstance(value, list):
         return ", ".join(value) or "none"
     return str(value)
