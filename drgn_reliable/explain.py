@@ -69,6 +69,8 @@ class ExplainedStep:
     """How the frame was found."""
     rules: tuple[ShownRule, ...]
     """The one that was followed first, then those that it can be held against."""
+    registers_at: int | None
+    """Address of the ``struct pt_regs`` that it leads to, None if it leads to a caller."""
     reads: tuple[Read, ...]
     kernel: bool
     """The kernel's walk came by this frame, too."""
@@ -137,6 +139,7 @@ class _Seen:
     rules: list[ShownRule]
     after: dict[str, int] = field(default_factory=dict)
     reads: list[Read] = field(default_factory=list)
+    registers_at: int | None = None
 
 
 class _Watcher:
@@ -191,12 +194,17 @@ class _Watcher:
                 value = state.regs.get(name)
                 if value is not None:
                     found[name] = value
-        return found | _registers(state)
+        known = _registers(state) | found
+        if not found and not self._unwinder.sp_is_exact:
+            del known["sp"]
+        return known
 
     def after(self, state: StackState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Watcher`."""
         step = self.steps[-1]
         step.after = _registers(state)
+        if not state.done and state.regs is not None:
+            step.registers_at = state.regs.address
         # The same value may stand in several registers; what was read last was meant.
         roles = {self._role(value, step): at for at, value in self.log}
         step.reads = [
@@ -271,6 +279,7 @@ def _explained(step: _Seen, report: TaskReport, kernel: bool) -> ExplainedStep:
         step.stack,
         frame.found_by,
         tuple(step.rules),
+        step.registers_at,
         tuple(step.reads),
         kernel,
         tuple(noted),

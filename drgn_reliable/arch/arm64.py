@@ -173,6 +173,7 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
     ABI = ABI
     name = "frame records"
     frame_pointers = True
+    sp_is_exact = False
     checks_text = False
 
     # Start -------------------------------------------------------------------------------
@@ -223,6 +224,10 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
 
     def chain_formula(self, state: Arm64State) -> str:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        if state.regs is None and not (
+            state.stack.word(state.fp) or state.stack.word(state.fp + 8)
+        ):
+            return "a record of zeroes at fp; its type tells a struct pt_regs from the end"
         return "fp = *fp, pc = *(fp + 8), sp = fp + 16"
 
     def return_to(self, state: Arm64State, walk: Walk, caller: CallerRegisters) -> None:

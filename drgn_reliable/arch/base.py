@@ -223,6 +223,9 @@ class StackUnwinder(Unwinder[S]):
     """From the inside out: a walk may pass from a stack only to one named after it. Empty where
     any order is right."""
 
+    sp_is_exact = True
+    """Whether the stack pointer of each frame is known, or only a place near it."""
+
     checks_text = True
     """Whether the kernel refuses a program counter that is not kernel text."""
 

@@ -164,6 +164,8 @@ class S390xUnwinder(ChainUnwinder[StackState]):
 
     def chain_formula(self, state: StackState) -> str:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        if not state.stack.word(state.sp + BACK_CHAIN_AT & MASK):
+            return f"no back chain: a struct pt_regs at sp + {FRAME_SIZE}, or the end"
         return f"sp = *(sp + {BACK_CHAIN_AT}), pc = *(*(sp + {BACK_CHAIN_AT}) + {R14_AT})"
 
     def return_to(self, state: StackState, walk: Walk, caller: CallerRegisters) -> None:

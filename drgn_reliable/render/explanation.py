@@ -48,9 +48,11 @@ def _write_step(step: ExplainedStep, out: TextIO) -> None:
     )
     for number, rule in enumerate(step.rules):
         out.write(f"    {'also' if number else 'rule'}: {rule.formula}   [{rule.provider}]\n")
-        if rule.values:
+        if rule.values and (number or step.registers_at is None):
             out.write(f"          {', '.join(map(_assigned, rule.values))}\n")
-    if not any(rule.values for rule in step.rules[:1]):
+    if step.registers_at is not None:
+        out.write(f"          to the struct pt_regs at {step.registers_at:#x}\n")
+    if step.registers_at is not None or not any(rule.values for rule in step.rules[:1]):
         for read in step.reads:
             if read.role and read.value is not None:
                 out.write(f"          {read.role} = *{read.address:#x} = {read.value:#x}\n")
@@ -123,6 +125,7 @@ def _step_dict(step: ExplainedStep) -> dict[str, Any]:
             }
             for rule in step.rules
         ],
+        "registers_at": hex_or_null(step.registers_at),
         "reads": [
             {
                 "address": hex_or_null(read.address),
