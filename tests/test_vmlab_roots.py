@@ -330,6 +330,21 @@ def test_from_packages_to_what_the_guest_boots(
     assert not list(tmp_path.glob("cache/roots/*/vmlab-*")), "the workspace is gone"
 
 
+def test_the_vmlinux_of_a_compiled_kernel_is_kept(
+    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else has it; a distribution's is in a package of its own."""
+    prepare(tmp_path, fakes, monkeypatch, Dump())
+    assert not (tmp_path / "vmlinux").exists()
+    headers = next(tmp_path.glob("cache/roots/kernel-*")) / "usr/src/linux-headers-6.1.0-9-amd64"
+    headers.mkdir(parents=True)
+    (headers / "vmlinux").write_bytes(b"elf")
+    (tmp_path / "modules/vmlab_oracle.ko").unlink()
+    (tmp_path / "modules").rmdir()
+    prepare(tmp_path, fakes, monkeypatch, Dump())
+    assert (tmp_path / "vmlinux").read_bytes() == b"elf"
+
+
 ASSEMBLED: dict[str, tuple[dict[str, Any], bytes]] = {
     "every object": ({"assembler": ("--a", "--b")}, b"VMLAB_ASSEMBLER=-Wa,--a -Wa,--b\n"),
     "one object": (

@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--kvm", action="store_true", help="use KVM (default: emulation)")
     hold = commands.add_parser("conform", help="hold scans of dumps against what is known of them")
     hold.add_argument("dumps", nargs="+", type=Path, metavar="DUMP", help="made by vmlab")
+    hold.add_argument("--symbols", metavar="FILE", help="the kernel's vmlinux or debug file")
     return top
 
 
@@ -91,10 +92,10 @@ def make_one(name: str, arguments: argparse.Namespace) -> None:
     say(f"{output}: {manifest['size'] >> 20} MiB; {counts}")
 
 
-def conform_one(dump: Path) -> bool:
+def conform_one(dump: Path, symbols: str | None) -> bool:
     """Hold one dump against the verdicts beside it and the known chains; say what differs."""
     rows = dump.with_name("oracle.txt").read_text("utf-8", "surrogateescape")
-    _, reports = conform.scan(dump)
+    _, reports = conform.scan(dump, symbols=symbols)
     wrong, lacking = conform.differences(reports, rows), chains.missing_functions(reports)
     for line in (*wrong, *lacking):
         print(f"{dump}: {line}")
@@ -116,7 +117,7 @@ def run(given: argparse.Namespace) -> int:
     elif given.command == "rebuild":
         vmcores.rebuild(given.directory, given.files, options_of(given), teller)
     else:
-        conforming = [conform_one(dump) for dump in given.dumps]
+        conforming = [conform_one(dump, given.symbols) for dump in given.dumps]
         return int(not all(conforming))
     return 0
 

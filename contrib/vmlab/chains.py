@@ -24,8 +24,8 @@ GAP = "..."
 REPEATED = re.compile(r"x(\d+)")
 SUFFIX = r"(\.(isra|constprop|part|cold|llvm)(\.\d+)*)*"
 """What compilers add to the name of a function that they changed."""
-NAMELESS = ".L"
-"""The names of a kernel's modules can be those of labels, which say nothing."""
+LABEL = re.compile(r"(\.L|L0|\$[adtx]).*", re.DOTALL)
+"""The names of modules' code can be those of labels, which the kernel passes over itself."""
 
 
 class ChainsError(Exception):
@@ -48,7 +48,7 @@ class Item:
 
     def matches(self, name: str) -> bool:
         """Whether a frame can be this one."""
-        return name.startswith(NAMELESS) or bool(self.pattern.fullmatch(name))
+        return bool(LABEL.fullmatch(name) or self.pattern.fullmatch(name))
 
 
 Chain = tuple[Item, ...]

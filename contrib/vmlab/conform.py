@@ -11,12 +11,15 @@ from drgn_reliable import Kernel, ProofVerdict, Scanner, TaskReport, open_dump
 from . import verdicts
 
 
-def scan(dump: Path, only: Collection[int] = ()) -> tuple[Kernel, list[TaskReport]]:
-    """The dump's kernel and the reports of its tasks, from its own memory alone.
+def scan(
+    dump: Path, only: Collection[int] = (), symbols: str | None = None
+) -> tuple[Kernel, list[TaskReport]]:
+    """The dump's kernel and the reports of its tasks, from its own memory alone by default.
 
     :param only: the addresses of the tasks whose stacks are in the dump; all by default.
+    :param symbols: the kernel's vmlinux or debug file.
     """
-    kernel = Kernel(open_dump(str(dump)))
+    kernel = Kernel(open_dump(str(dump), symbols))
     tasks = kernel.tasks.select(map(hex, only)) if only else kernel.tasks
     return kernel, list(Scanner(kernel).reports(tasks))
 

@@ -91,7 +91,8 @@ def prepare(
 ) -> Kernel:
     """Fetch packages, compile, pack: everything that may need the network.
 
-    The modules are left beside the initramfs, with their debug information.
+    The modules are left beside the initramfs, with their debug information, and so is the vmlinux
+    of a kernel that was compiled here.
     """
     get = compiled_kernel if scenario.build else packaged_kernel
     kernel, root, guest = get(scenario, machine, options, say)
@@ -105,6 +106,8 @@ def prepare(
     modules.mkdir()
     for name, data in built.modules.items():
         (modules / name).write_bytes(data)
+    if (vmlinux := kernel.root / f"usr/src/linux-headers-{kernel.release}/vmlinux").exists():
+        shutil.copyfile(vmlinux, initramfs.with_name("vmlinux"))
     initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
     return kernel
 
