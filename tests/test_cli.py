@@ -189,7 +189,11 @@ def test_reasons_lists_the_catalogue() -> None:
     one = run("reasons", "fgraph-unrecovered").stdout
     assert one.startswith("fgraph-unrecovered (section 4.4)")
     section = json.loads(run("reasons", "--section", "4.5", "--format", "json").stdout)
-    assert [row["id"] for row in section] == ["optprobe-slot", "optprobe-hides-function"]
+    assert [row["id"] for row in section] == [
+        "optprobe-slot",
+        "entry-hides-caller",
+        "optprobe-hides-function",
+    ]
 
 
 def test_help_teaches() -> None:

@@ -254,10 +254,21 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
         elif not fp and not pc and self.facts.has_meta:
             self._to_meta(state, walk, record)
         elif not self._to_exception(state, walk, record, fp, pc):
+            inner, low = state.pc, state.consumed or state.sp
             state.regs, state.exact, state.found_by = None, False, FoundBy.FRAME_POINTER
             state.consumed = record + RECORD_SIZE
             state.fp, state.pc, state.sp = fp, self.plain_address(pc), record + RECORD_SIZE
             state.done = not self._recover(state, walk)
+            if not state.done:
+                self.note_passed_over(state, walk, inner, low, record)
+
+    def direct_call(self, pc: int) -> int | None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: BL has 26 bits of words."""
+        word = int.from_bytes(self._prog.read(pc - 4 & MASK, 4), "little")
+        if word >> 26 != 0b100101:
+            return None
+        words = word & 0x3FFFFFF
+        return pc - 4 + 4 * (words - (words >> 25 << 26)) & MASK
 
     def _accessible(self, state: Arm64State, walk: Walk, at: int, size: int) -> bool:
         """Whether the walk may read there: on a stack, above what it has read of it."""
