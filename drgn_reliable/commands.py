@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from drgn_reliable.errors import UsageError
-from drgn_reliable.explain import Explanation, explain_task
+from drgn_reliable.explain import explain_task
+from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
