@@ -34,6 +34,7 @@ from drgn_reliable.commands import (
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.opening import open_dump
+from drgn_reliable.report import Scanner
 from drgn_reliable.tasks import Task
 
 __all__ = ("main", "make_parser")
@@ -177,12 +178,20 @@ def _run(args: argparse.Namespace) -> int:
     if args.command == EXPLAIN.name:
         run_explain(kernel, args, args.task, sys.stdout)
         sys.stdout.flush()
+        _warn(args, Scanner(kernel).warnings())
         return 0
     with _output(args.output) as out:
         report = run_scan(kernel, args, args.task, out, _progress)
+    _warn(args, report.warnings)
     for problem in report.problems:
         _fail(f"{args.dump}: {problem}", EXIT_DUMP)
     return exit_code(report)
+
+
+def _warn(args: argparse.Namespace, warnings: Iterable[str]) -> None:
+    """Tell of what a table has told of already."""
+    for warning in warnings if args.format != "table" else ():
+        print(f"drgn-reliable: {args.dump}: warning: {warning}", file=sys.stderr)
 
 
 def _capsule(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
-from drgn_reliable.render.explanation import write_explanation, write_explanations_json
+from drgn_reliable.render.explanation import write_explanations, write_explanations_json
 from drgn_reliable.render.machine import capsule_dict
 from drgn_reliable.render.table import write_capsule_summary, write_facts, write_reasons
 from drgn_reliable.report import Scanner, collector_paused
@@ -300,11 +300,11 @@ def run_explain(
     :raises UsageError: if there is no such task.
     """
     found = [explain_task(kernel, task) for task in kernel.tasks.select(wanted)]
+    warnings = Scanner(kernel).warnings()
     if args.format == "json":
-        write_explanations_json(found, out)
+        write_explanations_json(found, warnings, out)
     else:
-        for each in found:
-            write_explanation(each, out, args.words)
+        write_explanations(found, warnings, out, args.words)
     return found
 
 

@@ -20,7 +20,7 @@ from drgn_reliable.model import KernelVerdict, Reason
 from drgn_reliable.render.machine import frame_dict, hex_or_null, reason_dict, task_dict
 from drgn_reliable.render.table import reason_line, task_title
 
-__all__ = ("explanation_dict", "write_explanation", "write_explanations_json")
+__all__ = ("explanation_dict", "write_explanations", "write_explanations_json")
 
 EXPLANATION_SCHEMA = "drgn-reliable-explanation/1"
 _WIDTH = 100
@@ -32,11 +32,22 @@ _SHORT_RUN = 2
 """Words without a note that are shown between others; longer runs are counted."""
 
 
-def write_explanation(found: Explanation, out: TextIO, words: str) -> None:
-    """The walk step by step, and the stacks that it came by.
+def write_explanations(
+    found: Sequence[Explanation], warnings: Sequence[str], out: TextIO, words: str
+) -> None:
+    """Each walk step by step, and the stacks that it came by.
 
+    :param warnings: of the dump, a line each.
     :param words: which words of the stacks: ``marked``, ``all`` or ``none``.
     """
+    for number, each in enumerate(found):
+        out.write("\n" if number else "")
+        _write_explanation(each, out, words)
+    for warning in warnings:
+        out.write(f"warning: {warning}\n")
+
+
+def _write_explanation(found: Explanation, out: TextIO, words: str) -> None:
     out.write(task_title(found.report) + "\n\n")
     if found.start:
         registers = ", ".join(f"{name} {value:#x}" for name, value in found.start)
@@ -56,7 +67,6 @@ def write_explanation(found: Explanation, out: TextIO, words: str) -> None:
     if words != "none":
         for stack in found.stacks:
             _write_stack(stack, out, every=words == "all")
-    out.write("\n")
 
 
 def _last_of_kernel(found: Explanation) -> ExplainedStep | None:
@@ -105,21 +115,29 @@ def _write_step(step: ExplainedStep, out: TextIO, last: bool) -> None:
     role = f", {step.code.purpose}" if step.code.purpose else ""
     out.write(f"#{step.frame} {step.code} ({step.found_by.value}{role})\n")
     out.write(f"    {step.stack} stack, SP {step.sp:#x}, PC {step.code.pc:#x}\n")
-    for number, rule in enumerate(step.rules):
-        _write_rule(rule, out, followed=not number, numbers=bool(number) or not _by_reads(step))
-    if step.registers_at is not None:
-        whose = ", of user mode: the end" if last else ""
-        out.write(f"{_INDENT}to the struct pt_regs at {step.registers_at:#x}{whose}\n")
-    if _by_reads(step) and not last:
-        found = [read for read in step.reads if read.role and read.value is not None]
-        if found:
-            text = ", ".join(f"{r.role} = *{r.address:#x} = {r.value:#x}" for r in found)
-            out.write(_equations(text))
-    if step.replaced:
-        out.write(_equations(f"{step.replaced.why}: pc = {step.replaced.taken:#x}"))
+    for rule in step.rules[:1]:
+        out.write(_wrapped(_named(rule), "    rule: "))
+        if rule.values and not _by_reads(step):
+            out.write(_numbers(rule))
+    _write_outcome(step, out, last)
+    for rule in step.rules[1:]:
+        _write_alternative(rule, out)
     for reason in step.reasons:
         _write_reason(reason, out)
     out.write("\n")
+
+
+def _write_outcome(step: ExplainedStep, out: TextIO, last: bool) -> None:
+    """Where the step leads, as far as the rule's numbers do not say it."""
+    if step.registers_at is not None:
+        whose = ", of user mode: the end" if last else ""
+        out.write(f"{_INDENT}to the struct pt_regs at {step.registers_at:#x}{whose}\n")
+    found = [read for read in step.reads if read.role and read.value is not None]
+    if found and _by_reads(step) and not last:
+        text = ", ".join(f"{r.role} = *{r.address:#x} = {r.value:#x}" for r in found)
+        out.write(_equations(text))
+    if step.replaced:
+        out.write(_equations(f"{step.replaced.why}: pc = {step.replaced.taken:#x}"))
 
 
 def _by_reads(step: ExplainedStep) -> bool:
@@ -128,13 +146,21 @@ def _by_reads(step: ExplainedStep) -> bool:
     return step.registers_at is not None or not any(rule.values for rule in step.rules[:1])
 
 
-def _write_rule(rule: ShownRule, out: TextIO, followed: bool, numbers: bool) -> None:
-    text = f"{rule.formula}{_GLUE}  [{rule.provider.replace(' ', _GLUE)}]"
-    out.write(_wrapped(text, "    rule: " if followed else "    also: "))
-    if numbers and rule.values:
-        out.write(_equations(", ".join(map(_assigned, rule.values))))
-    elif not followed and " = " in rule.formula:
+def _write_alternative(rule: ShownRule, out: TextIO) -> None:
+    """A rule that the one that was followed can be held against."""
+    out.write(_wrapped(_named(rule), "    also: "))
+    if rule.values:
+        out.write(_numbers(rule))
+    elif " = " in rule.formula:
         out.write(f"{_INDENT}has no numbers here: it needs more than is known of this frame\n")
+
+
+def _named(rule: ShownRule) -> str:
+    return f"{rule.formula}   [{rule.provider.replace(' ', _GLUE)}]"
+
+
+def _numbers(rule: ShownRule) -> str:
+    return _equations(", ".join(map(_assigned, rule.values)))
 
 
 def _equations(text: str) -> str:
@@ -242,10 +268,13 @@ def _stack_dict(stack: ExplainedStack) -> dict[str, Any]:
     }
 
 
-def write_explanations_json(found: Sequence[Explanation], out: TextIO) -> None:
-    """Explanations as one JSON document."""
+def write_explanations_json(
+    found: Sequence[Explanation], warnings: Sequence[str], out: TextIO
+) -> None:
+    """Explanations as one JSON document (``drgn_reliable/schema``)."""
     document = {
         "schema": EXPLANATION_SCHEMA,
+        "warnings": list(warnings),
         "explanations": [explanation_dict(each) for each in found],
     }
     out.write(json.dumps(document, indent=1) + "\n")

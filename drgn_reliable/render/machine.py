@@ -104,6 +104,7 @@ def dump_header(report: DumpReport) -> dict[str, Any]:
         "types": report.types,
         "symbols": report.symbols,
         "problems": list(report.problems),
+        "warnings": list(report.warnings),
         "summary": summary_counts(report.tasks),
     }
 
