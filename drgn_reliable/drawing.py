@@ -17,10 +17,7 @@ __all__ = ("Drawing",)
 
 
 class Drawing:
-    """The words of the stacks that a walk came by, with notes.
-
-    :param frames: of the walk.
-    """
+    """The words of the stacks that a walk came by, with notes."""
 
     def __init__(
         self, unwinder: StackUnwinder[Any], stacks: Mapping[str, StackMemory], task: Task
@@ -31,7 +28,7 @@ class Drawing:
         self._task = task
 
     def note_frames(self, frames: tuple[Frame, ...], steps: list[SeenStep]) -> None:
-        """Where the stack pointer was in each frame, and what led to the next."""
+        """Where the stack pointer was in each frame of a walk, and what led to the next."""
         for number, frame in enumerate(frames):
             self._note(frame.sp, f"SP of #{number} {frame.code}")
         for step in steps:
@@ -60,9 +57,11 @@ class Drawing:
 
     def stack(self, stack: StackMemory) -> ExplainedStack:
         """The words of a stack from the first that matters on."""
-        marked = [at for at in self._notes if stack.contains(at, 8) and at != stack.low]
+        marked = [at for at in self._notes if stack.contains(at, 8) and at != self._task.stack]
         start = min(marked, default=stack.high) & ~7
-        places = [stack.low, *range(start, stack.high, 8)] if marked else []
+        places = list(range(start, stack.high, 8))
+        if stack.low == self._task.stack != start:
+            places.insert(0, stack.low)
         words = tuple(self._word(stack, at) for at in places)
         return ExplainedStack(stack.name, stack.low, stack.high, words)
 
