@@ -122,8 +122,16 @@ class UnwindData:
         return None if named is None else named.start == address
 
     def _dwarf(self, path: str, read: Callable[[], list[CfiSection]]) -> list[Source]:
-        sections = self._tried(path, read) or []
-        return [Source(section, FoundBy.DWARF, FoundBy.DWARF_LINK) for section in sections]
+        found = []
+        for section in self._tried(path, read) or []:
+            try:
+                known = section.fdes
+            except BadRule as e:  # it names the section and the file
+                self.problems.append(str(e))
+                continue
+            if known:
+                found.append(Source(section, FoundBy.DWARF, FoundBy.DWARF_LINK))
+        return found
 
     def _tried(self, what: str, read: Callable[[], T]) -> T | None:
         try:
