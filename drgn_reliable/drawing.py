@@ -15,6 +15,8 @@ from drgn_reliable.watching import SeenStep
 
 __all__ = ("Drawing",)
 
+_UNKNOWN = CodeKind.UNKNOWN
+
 
 class Drawing:
     """The words of the stacks that a walk came by, with notes."""
@@ -76,8 +78,12 @@ class Drawing:
         """What a word looks like that the walk says nothing of, or not enough."""
         for name, stack in self._stacks.items():
             if stack.low <= value < stack.high:
-                return [f"to the {name} stack"]
-        code = self._unwinder.text.at(value, exact=False)
-        if code.kind is CodeKind.UNKNOWN or code.symbol is None:
+                return [f"into the {name} stack"]
+        address = self._unwinder.plain_address(value)
+        begins = self._unwinder.text.at(address, exact=True)
+        if begins.symbol is not None and not begins.offset and begins.kind is not _UNKNOWN:
+            return [f"looks like the function {begins.symbol}"]
+        code = self._unwinder.text.at(address, exact=False)
+        if code.kind is _UNKNOWN or code.symbol is None:
             return []
-        return [f"looks like {code}"]
+        return [f"looks like a return to {code}"]

@@ -130,6 +130,8 @@ class Watcher:
             for at, value in dict.fromkeys(self._log)
             for role in (self._role(value, step.known, moved),)
         ]
+        if state.found_by is FoundBy.SEARCH:  # all but the last word were only passed
+            step.reads = [read for read in step.reads if read.role == "pc"]
         if not state.done:
             words = [read.value for read in step.reads if read.role == "pc"]
             step.replaced = self._replaced(words, state)
