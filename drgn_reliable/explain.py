@@ -42,6 +42,8 @@ def explain_walk(unwinder: StackUnwinder[Any], task: Task, *, supported: bool) -
     drawing.note_frames(report.frames, watcher.steps)
     drawing.note_registers(watcher.registers)
     seen = {_place(frame) for frame in walk.frames}
+    # In the order of the walk: it passes from a CPU's stacks to the task's.
+    stacks = dict.fromkeys([*(step.stack for step in watcher.steps), *watcher.stacks])
     return Explanation(
         report,
         tuple(watcher.steps[0].known.items()) if watcher.steps else (),
@@ -49,7 +51,7 @@ def explain_walk(unwinder: StackUnwinder[Any], task: Task, *, supported: bool) -
         _ended(proof),
         _kernel_end(walk, running=task.on_cpu, supported=supported),
         tuple(walk.frames),
-        tuple(drawing.stack(stack) for stack in watcher.stacks.values()),
+        tuple(drawing.stack(watcher.stacks[name]) for name in stacks),
     )
 
 

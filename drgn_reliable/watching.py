@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from drgn_reliable.arch.base import CpuRegisters, StackRegisters, StackState, StackUnwinder
@@ -96,8 +97,9 @@ class Watcher:
         self._regs = state.regs
         known = self._unwinder.known_registers(state)
         every = self._every_register(state, known)
+        peek = partial(self._unwinder.peek, state)
         rules = [
-            ShownRule(who, formula, tuple(evaluate(formula, every, state.stack.word) or ()))
+            ShownRule(who, formula, tuple(evaluate(formula, every, peek) or ()))
             for who, formula in self._unwinder.formulas(state)
         ]
         self.steps.append(SeenStep(len(walk.frames) - 1, known, state.stack.name, rules))

@@ -332,6 +332,16 @@ def test_where_the_kernel_gave_up_is_marked_once(scanned_6_1: Scanned) -> None:
     assert "#3 vmlab_fg_krp" in before and "#4 act_fg_krp" in after
 
 
+def test_a_walk_from_stack_to_stack() -> None:
+    """The rule's word on the next stack is read, and the stacks are drawn in the walk's order."""
+    case = row(test_walk_x86.CASES, "the walk passes from the interrupt stack")
+    _, found = explained(test_walk_x86.Kernel, case)
+    assert [stack.name for stack in found.stacks] == ["irq", "task"]
+    step = next(step for step in found.steps if step.rules[0].formula.startswith("cfa = *sp"))
+    assert step.stack == "irq" and found.steps[step.frame + 1].stack == "task"
+    assert step.rules[0].values[1].value == found.report.frames[step.frame + 1].pc
+
+
 def test_words_that_are_asked_for_are_drawn(scanned_6_1: Scanned) -> None:
     """Those with a note, all, or none."""
     (task,) = scanned_6_1.kernel.tasks.select(["1"])

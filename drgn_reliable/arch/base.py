@@ -316,6 +316,14 @@ class StackUnwinder(Unwinder[S]):
         word = state.stack.word(address)
         return self._read_elsewhere(state, walk, address) if word is None else word
 
+    def peek(self, state: S, address: int) -> int | None:
+        """A word of the present stack or of one that the walk may pass to; nothing is noted."""
+        word = state.stack.word(address)
+        if word is None and any(address in stack for stack in state.stacks):
+            with contextlib.suppress(FaultError):
+                word = self._prog.read_u64(address)
+        return word
+
     def _read_elsewhere(self, state: S, walk: Walk, address: int) -> int | None:
         if not state.stack.contains(address, 8) and not self.enter(state, walk, address):
             detail = f"{address:#x} is not within an accessible stack"
