@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from textwrap import fill
 from typing import BinaryIO, TextIO, cast
 
 import shtab
@@ -99,7 +100,7 @@ def _add(
     parser = commands.add_parser(
         command.name,
         help=command.summary,
-        description=command.description,
+        description=fill(command.description, 80),
         epilog=command.examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -128,8 +129,9 @@ def _add_dump(parser: argparse.ArgumentParser) -> None:
         "--symbols",
         action="append",
         metavar="FILE",
-        help="the kernel's vmlinux or debug file, and those of modules (may be repeated); without "
-        "it, the standard places are searched and then the dump's own BTF and kallsyms are used",
+        help="the kernel's vmlinux or debug file, or a module's (may be repeated): its call frame "
+        "information can prove more; without it, the standard places are searched and then the "
+        "dump's own BTF and kallsyms are used",
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     parser.add_argument(
         "--vmcoreinfo",

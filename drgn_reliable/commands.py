@@ -194,9 +194,16 @@ examples:
   drgn-reliable explain vmcore 0xffff888100be8000 --words all
   drgn-reliable explain vmcore 1 --symbols vmlinux --symbols mod.ko.debug
 
-Where call frame information and the kernel's own way of walking lead to different callers, that is
-the reason providers-disagree. A scan looks for it in the tasks that the kernel refuses or that
-something is held against; explain does for every task.
+In formulas, *x is the word at x, and cfa the stack pointer before the call; all is
+assigned at once, but for cfa, which the others use. The first rule is followed; those after
+`also` are what it is held against. Where they lead to different callers, that is the reason
+providers-disagree. A scan looks for it in the tasks that the kernel refuses or that something
+is held against; explain does for every task.
+
+exit status:
+  0  the tasks were explained
+  2  usage: an argument is wrong, or there is no such task
+  3  the dump cannot be opened or lacks what is needed
 """,
     (
         _argument(
