@@ -282,6 +282,9 @@ class DumpReport:
     tasks: tuple[TaskReport, ...]
     problems: tuple[str, ...] = ()
     """What kept the scan from seeing every task, one line each; empty when nothing did."""
+    warnings: tuple[str, ...] = ()
+    """What is damaged and might have decided more proofs, one line each: verdicts are right
+    without it."""
 
 
 @dataclass(frozen=True)

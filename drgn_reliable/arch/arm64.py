@@ -224,11 +224,14 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
 
     def chain_formula(self, state: Arm64State) -> str:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
-        if state.regs is None and not (
-            state.stack.word(state.fp) or state.stack.word(state.fp + 8)
-        ):
-            return "a record of zeroes at fp; its type tells a struct pt_regs from the end"
-        return "fp = *fp, pc = *(fp + 8), sp = fp + 16"
+        if not self.facts.has_meta:
+            if state.fp == self.facts.final_record(state.task.stack):
+                return "fp is at the outermost record: the end of the stack"
+        elif not (state.stack.word(state.fp) or state.stack.word(state.fp + 8)):
+            kind = state.stack.word(state.fp + RECORD_SIZE)
+            what = {META_PT_REGS: "the one in a struct pt_regs", META_FINAL: "the final one"}
+            return f"a record of zeroes at fp, of type {kind}: {what.get(kind or 0, 'unknown')}"
+        return "pc = *(fp + 8), sp = fp + 16, fp = *fp"
 
     def return_to(self, state: Arm64State, walk: Walk, caller: CallerRegisters) -> None:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""

@@ -97,10 +97,26 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
             return False
         return found == bp or (word(bp), word(bp + 8)) == (found, caller.pc)
 
-    def chain_formula(self, state: FramePointerState) -> str:
-        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`. BP in a frame is what its record
+    def known_registers(self, state: FramePointerState) -> dict[str, int]:
+        """See :class:`drgn_reliable.arch.base.StackUnwinder`. BP in a frame is what its record
         holds; in an interrupted one, what was saved with the registers."""
-        return "bp = *bp, pc = *(bp + 8), sp = bp + 16"
+        found = {"pc": state.pc, "sp": state.sp}
+        bp = self._following(state)
+        return found if bp is None else {**found, "bp": bp}
+
+    def _following(self, state: FramePointerState) -> int | None:
+        """BP in the frame, which leads to the next one; None if the dump lacks it."""
+        if state.following is not None:
+            return state.following
+        return state.regs.get("bp") if state.regs else state.stack.word(state.bp)
+
+    def chain_formula(self, state: FramePointerState) -> str:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        if state.regs is None and state.following is None and self._is_last(state):
+            return "the last record of the stack: above it are a user task's registers, or nothing"
+        if (self._following(state) or 0) & ENCODED:
+            return "bp is odd: struct pt_regs at bp - 1"
+        return "pc = *(bp + 8), sp = bp + 16, bp = *bp"
 
     def return_to(self, state: FramePointerState, walk: Walk, caller: CallerRegisters) -> None:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
@@ -122,7 +138,7 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
         if self._passes_entry(state, walk) and state.proving:
             self._to_entrys_caller(state, walk)
             return
-        following = state.regs.get("bp") if state.regs else state.stack.word(state.bp)
+        following = self._following(state)
         if following is None:
             at = state.regs.address if state.regs else state.bp
             self.stop_unreadable(state, walk, at or 0)
