@@ -114,6 +114,8 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         if state.regs is None and state.following is None and self._is_last(state):
             return "the last record of the stack: above it are a user task's registers, or nothing"
+        if state.following is None and self._at_entry(state):
+            return "pc = *sp, sp = sp + 8"
         if (self._following(state) or 0) & ENCODED:
             return "bp is odd: struct pt_regs at bp - 1"
         return "pc = *(bp + 8), sp = bp + 16, bp = *bp"
@@ -135,9 +137,12 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
         if state.regs is None and self._is_last(state):
             self._end(state, walk)
             return
-        if self._passes_entry(state, walk) and state.proving:
-            self._to_entrys_caller(state, walk)
-            return
+        if self._at_entry(state):
+            detail = f"the caller of {self.text.at(state.pc, exact=False)} is at {state.sp:#x}"
+            walk.note("entry-hides-caller", detail, pc=state.pc, sp=state.sp)
+            if state.proving:
+                self._to_entrys_caller(state, walk)
+                return
         following = self._following(state)
         if following is None:
             at = state.regs.address if state.regs else state.bp
@@ -145,7 +150,7 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
         elif not self._move(state, walk, following):
             state.done = True
 
-    def _passes_entry(self, state: FramePointerState, walk: Walk) -> bool:
+    def _at_entry(self, state: FramePointerState) -> bool:
         """Whether the frame made its call from its function's entry, before it linked itself in:
         the chain goes on with the caller's record, and passes over the caller's address. (For what
         ftrace calls, its entry code puts a record of the caller there.)"""
@@ -159,11 +164,9 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
             return False
         caller = self.text.at(word, exact=False)
         tracers = (self._graph.trampoline, self._probes.trampoline)
-        if word not in tracers and (caller.kind is CodeKind.UNKNOWN or caller.doubt is not None):
-            return False
-        detail = f"{code} was called from; its caller's address is at {state.sp:#x}"
-        walk.note("entry-hides-caller", detail, pc=state.pc, sp=state.sp)
-        return True
+        if word in tracers:
+            return True
+        return caller.kind is not CodeKind.UNKNOWN and caller.doubt is None
 
     def _to_entrys_caller(self, state: FramePointerState, walk: Walk) -> None:
         """At a function's entry the return address is the word at SP, and BP is the caller's."""
