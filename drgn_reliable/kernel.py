@@ -31,7 +31,7 @@ from drgn_reliable.memory import (
     missing,
 )
 from drgn_reliable.modules import ModuleList
-from drgn_reliable.opening import module_files, opened_dump
+from drgn_reliable.opening import frame_files, module_files, opened_dump
 from drgn_reliable.owners import Owners
 from drgn_reliable.platforms import machine_of
 from drgn_reliable.registers import CrashRegisters
@@ -111,7 +111,10 @@ class Kernel:
             prog, symbols, self.modules, self.generated, arch.code, trampolines, self.owners
         )
         self.tasks = TaskList(prog, symbols, arch.saved, self.probes.task_list)
-        self.unwind_data = UnwindData(prog, symbols, self.modules, module_files(prog))
+        offset = int(self.vmcoreinfo.get("KERNELOFFSET", "0"), 16)
+        self.unwind_data = UnwindData(
+            prog, symbols, self.modules, module_files(prog), frame_files(prog), offset
+        )
         parts = Parts(
             prog,
             self.facts,

@@ -19,6 +19,7 @@ from drgn import Program, ProgramFlags
 
 from drgn_reliable.errors import DumpError, UnsupportedKernel, UsageError
 from drgn_reliable.files import foreign
+from drgn_reliable.files.buildid import build_id_of
 from drgn_reliable.files.elfcore import ELF_SIGNATURE, ElfCore
 from drgn_reliable.files.flattened import FLATTENED_SIGNATURE, FlattenedSource
 from drgn_reliable.files.kdump import KDUMP_SIGNATURE, KdumpFile
@@ -32,6 +33,7 @@ from drgn_reliable.platforms import PLATFORMS, platform_of
 __all__ = (
     "DumpFile",
     "OpenedDump",
+    "frame_files",
     "inspect_dump",
     "module_files",
     "open_dump",
@@ -43,7 +45,7 @@ __all__ = (
 DumpFile = ElfCore | KdumpFile
 
 _CACHE_KEY = "drgn_reliable.dump"
-_FILES_KEY = "drgn_reliable.module_files"
+_FILES_KEY, _FRAMES_KEY = "drgn_reliable.module_files", "drgn_reliable.frame_files"
 _ET_REL = (b"\1\0", b"\0\1")
 """An ELF file's type, of one that is still to be linked, such as a module, in either order."""
 _PHYSICAL_LIMIT = 1 << 52
@@ -288,8 +290,15 @@ def _program_of(dump: OpenedDump, vmcoreinfo: Vmcoreinfo) -> Program:
 
 
 def module_files(prog: Program) -> list[str]:
-    """The debug files that the user named and that are not the kernel's own."""
+    """The debug files of modules that the user named."""
     found: list[str] = prog.cache.get(_FILES_KEY, [])
+    return found
+
+
+def frame_files(prog: Program) -> list[str]:
+    """The files of the kernel's that the user named and that are not drgn's: they have no types,
+    but may have call frame information."""
+    found: list[str] = prog.cache.get(_FRAMES_KEY, [])
     return found
 
 
@@ -297,19 +306,23 @@ def _find_debug_info(prog: Program, files: Sequence[str]) -> None:
     """Give the kernel its debug information, if there is any: the dump's BTF serves as well."""
     main, _ = next(prog.loaded_modules())
     of_modules = [file for file in files if _is_module(file)]
-    prog.cache[_FILES_KEY] = of_modules
+    others: list[str] = []
+    prog.cache[_FILES_KEY], prog.cache[_FRAMES_KEY] = of_modules, others
     if len(of_modules) == len(files):
         prog.set_enabled_debug_info_finders(["standard"])
         prog.find_standard_debug_info([main])
     for file in files:
         if file in of_modules:
             continue
+        had_one = main.debug_file_path is not None
         main.try_file(file)
-        if main.debug_file_path is None:
-            raise UsageError(
-                f"--symbols {file}: not the debug information of the dumped kernel, whose build "
-                f"ID is {main.build_id.hex() if main.build_id else 'unknown'}"
-            )
+        if had_one or main.debug_file_path is None:
+            if not main.build_id or build_id_of(file) != main.build_id:
+                raise UsageError(
+                    f"--symbols {file}: not the debug information of the dumped kernel, whose "
+                    f"build ID is {main.build_id.hex() if main.build_id else 'unknown'}"
+                )
+            others.append(file)
 
 
 def _is_module(path: str) -> bool:

@@ -14,10 +14,9 @@ from functools import partial
 from typing import TypeVar
 
 from drgn import FaultError, Program, RelocatableModule
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import NoteSection
 
 from drgn_reliable.errors import MissingInformation, UsageError
+from drgn_reliable.files.buildid import build_id_of
 from drgn_reliable.files.notes import iter_notes
 from drgn_reliable.files.source import DumpFormatError
 from drgn_reliable.frameinfo import Source
@@ -46,14 +45,24 @@ class UnwindData:
     """The providers for each address, opened when they are first asked for.
 
     :param files: debug files of modules that the user named.
+    :param kernel_files: files of the kernel's that have no types, and so are none to drgn.
+    :param offset: bytes by which the kernel lies above where it was linked (``KERNELOFFSET``).
     :raises UsageError: if one of them belongs to no loaded module.
 
     :attr:`problems` gets a line for each that is there and cannot be read.
     """
 
     def __init__(
-        self, prog: Program, symbols: Symbols, modules: ModuleList, files: Sequence[str]
+        self,
+        prog: Program,
+        symbols: Symbols,
+        modules: ModuleList,
+        files: Sequence[str],
+        kernel_files: Sequence[str] = (),
+        offset: int = 0,
     ) -> None:
+        self._kernel_files = kernel_files
+        self._offset = offset
         self._prog = prog
         self._symbols = symbols
         self._modules = modules
@@ -91,6 +100,8 @@ class UnwindData:
             if path := main.debug_file_path:
                 bias = main.debug_file_bias or 0
                 found += self._dwarf(path, lambda: cfi_sections(path, bias=bias))
+        for frames in self._kernel_files:
+            found += self._dwarf(frames, partial(cfi_sections, frames, bias=self._offset))
         sframe = self._tried(
             "SFrame", lambda: kernel_sframe(self._prog, self._symbols, self._begins)
         )
@@ -166,7 +177,7 @@ class UnwindData:
                 owners[build_id] = module.address
         found = {}
         for path in files:
-            build_id = _build_id_of(path)
+            build_id = build_id_of(path)
             if build_id not in owners:
                 raise UsageError(
                     f"--symbols {path}: its build ID, {build_id.hex() or 'none'}, is neither the "
@@ -193,19 +204,3 @@ class UnwindData:
 
 def _sframe(section: SFrameSection | None) -> list[Source]:
     return [Source(section, FoundBy.SFRAME, FoundBy.SFRAME_LINK)] if section else []
-
-
-def _build_id_of(path: str) -> bytes:
-    """A file's build ID, empty if it has none.
-
-    :raises UsageError: if it is no ELF file.
-    """
-    try:
-        with open(path, "rb") as file:
-            section = ELFFile(file).get_section_by_name(_BUILD_ID_SECTION)
-            notes = section.iter_notes() if isinstance(section, NoteSection) else ()
-            return next((bytes.fromhex(n["n_desc"]) for n in notes), b"")
-    except OSError as e:
-        raise UsageError(f"--symbols {path}: cannot be read ({e.strerror})") from e
-    except Exception as e:  # what pyelftools meets in a damaged file, it passes on
-        raise UsageError(f"--symbols {path}: not a sound ELF file ({e!r})") from e

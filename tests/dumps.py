@@ -28,6 +28,8 @@ class Dump:
     """The verdicts file."""
     debug_info: Path | None
     """A part of the kernel's own debug information, xz-compressed."""
+    call_frames: tuple[Path, ...]
+    """Parts of the kernel's and of modules' call frame information, xz-compressed."""
 
     @property
     def recorded(self) -> list[Recorded]:
@@ -61,6 +63,7 @@ def load_manifest() -> list[Dump]:
             entry["unwinder"],
             (VMCORES / entry["verdicts"]).read_text(),
             VMCORES / entry["debug_info"] if "debug_info" in entry else None,
+            tuple(VMCORES / name for name in entry.get("call_frames", ())),
         )
         for entry in entries
     ]

@@ -355,7 +355,7 @@ USAGE = {
     "symbols that are a text": (
         ["scan", DUMP, "--symbols", __file__],
         2,
-        "not the debug information of the dumped kernel",
+        "test_cli.py: not a sound ELF file",
     ),
     "an output that cannot be": (
         ["scan", DUMP, "-o", "absent/report"],
