@@ -142,7 +142,7 @@ class Watcher:
         """Which register of the caller a word has become."""
         if value is None:
             return ""
-        if value in self._unwinder.trampolines:
+        if self._trampoline(value) is not None:
             return "pc"
         stands_for = self._unwinder.may_stand_for(value)
         if after["pc"] in stands_for:
@@ -155,14 +155,18 @@ class Watcher:
         word = words[-1] if words else None
         if word is None or word == state.pc:
             return None
-        whose = self._unwinder.trampolines.get(word)
-        if whose is None:
+        trampoline = self._trampoline(word)
+        if trampoline is None or trampoline == state.pc:
             return Replaced(word, state.pc, self._what(word, state.pc))
-        if state.pc in self._unwinder.trampolines:
-            return None
-        name = self._unwinder.text.at(word, exact=True).symbol
+        name = self._unwinder.text.at(trampoline, exact=True).symbol
+        whose = self._unwinder.trampolines[trampoline]
         where = _LISTS.get(state.found_by, "the real one was found elsewhere")
         return Replaced(word, state.pc, f"{name} is {whose}; {where}")
+
+    def _trampoline(self, word: int) -> int | None:
+        """The tracer's trampoline that a return address leads to, if it does."""
+        plain = self._unwinder.plain_address(word)
+        return plain if plain in self._unwinder.trampolines else None
 
     def _what(self, word: int, pc: int) -> str:
         """What was taken of an address that no tracer replaced."""
