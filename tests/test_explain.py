@@ -87,6 +87,10 @@ def check_step(step: ExplainedStep, following: int, unwinder: StackUnwinder[Any]
     """The formula's and the words' program counters are the next frame's."""
     read = {read.value for read in step.reads if read.role == "pc" and read.value is not None}
     computed = {each.value for rule in step.rules[:1] for each in rule.values if each.name == "pc"}
+    words = [read.value for read in step.reads if read.value is not None]
+    if any(following in unwinder.may_stand_for(word) for word in words):
+        # A register may hold a tracer's address, too; it was not that which was taken.
+        assert all(following in unwinder.may_stand_for(word) for word in read)
     for word in read | computed:
         if step.registers_at is not None and word in computed:
             continue  # the rule's caller is not where it went on
