@@ -67,7 +67,7 @@ class _Recorder:
 def write_capsule(
     path: str,
     output: str,
-    symbols: str | None = None,
+    symbols: str | Sequence[str] | None = None,
     *,
     vmcoreinfo: str | None = None,
     wanted: Sequence[str] = (),

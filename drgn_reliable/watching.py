@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -125,44 +125,66 @@ class Watcher:
         moved = self._unwinder.known_registers(state)
         if state.regs is not self._regs and (not state.done or state.end is End.USER_REGS):
             step.registers_at = state.regs.address if state.regs else None
+        log = dict.fromkeys(self._log)
+        taken = {value for _, value in log if self._stands_for(value, moved["pc"])}
+        roles = {place: self._role(place[1], taken, step.known, moved) for place in log}
         # The same value may stand in several registers; what was read last was meant.
-        roles = {self._role(value, step.known, moved): at for at, value in self._log}
+        meant = {role: place for place, role in roles.items()}
         step.reads = [
-            Read(at, value, role if roles[role] == at else "")
-            for at, value in dict.fromkeys(self._log)
-            for role in (self._role(value, step.known, moved),)
+            Read(*place, role if meant[role] == place else "") for place, role in roles.items()
         ]
         if state.found_by is FoundBy.SEARCH:  # all but the last word were only passed
             step.reads = [read for read in step.reads if read.role == "pc"]
         if not state.done:
-            words = [read.value for read in step.reads if read.role == "pc"]
-            step.replaced = self._replaced(words, state)
+            step.replaced = self._replaced(step, state)
 
-    def _role(self, value: int | None, before: dict[str, int], after: dict[str, int]) -> str:
-        """Which register of the caller a word has become."""
+    def _stands_for(self, word: int | None, pc: int) -> bool:
+        return word is not None and pc in self._unwinder.may_stand_for(word)
+
+    def _role(
+        self,
+        value: int | None,
+        taken: Collection[int | None],
+        before: Mapping[str, int],
+        after: Mapping[str, int],
+    ) -> str:
+        """Which register of the caller a word has become.
+
+        :param taken: the words that may have been its program counter; if there are none, a
+            tracer's address was read in its place.
+        """
         if value is None:
             return ""
-        if value in self._unwinder.trampolines:
-            return "pc"
-        stands_for = self._unwinder.may_stand_for(value)
-        if after["pc"] in stands_for:
+        if value in taken or (not taken and self._trampoline(value) is not None):
             return "pc"
         names = (name for name, found in after.items() if name != "pc" and found == value)
         return next((name for name in names if before.get(name) != value), "")
 
-    def _replaced(self, words: list[int | None], state: StackState) -> Replaced | None:
-        """What became of the word that was read as a return address, if it was not taken."""
+    def _replaced(self, step: SeenStep, state: StackState) -> Replaced | None:
+        """What became of a return address that was not taken as it was: a word that was read, or a
+        register."""
+        words = [read.value for read in step.reads if read.role == "pc"]
+        if not words and step.registers_at is None:
+            words = [
+                each.value for rule in step.rules[:1] for each in rule.values if each.name == "pc"
+            ]
         word = words[-1] if words else None
         if word is None or word == state.pc:
             return None
-        whose = self._unwinder.trampolines.get(word)
-        if whose is None:
+        if self._stands_for(word, state.pc):
             return Replaced(word, state.pc, self._what(word, state.pc))
-        if state.pc in self._unwinder.trampolines:
+        trampoline = self._trampoline(word)
+        if trampoline is None:
             return None
-        name = self._unwinder.text.at(word, exact=True).symbol
+        name = self._unwinder.text.at(trampoline, exact=True).symbol
+        whose = self._unwinder.trampolines[trampoline]
         where = _LISTS.get(state.found_by, "the real one was found elsewhere")
         return Replaced(word, state.pc, f"{name} is {whose}; {where}")
+
+    def _trampoline(self, word: int) -> int | None:
+        """The tracer's trampoline that a return address leads to, if it does."""
+        plain = self._unwinder.plain_address(word)
+        return plain if plain in self._unwinder.trampolines else None
 
     def _what(self, word: int, pc: int) -> str:
         """What was taken of an address that no tracer replaced."""

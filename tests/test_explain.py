@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import resources
@@ -86,12 +87,16 @@ def check_step(step: ExplainedStep, following: int, unwinder: StackUnwinder[Any]
     """The formula's and the words' program counters are the next frame's."""
     read = {read.value for read in step.reads if read.role == "pc" and read.value is not None}
     computed = {each.value for rule in step.rules[:1] for each in rule.values if each.name == "pc"}
+    words = [read.value for read in step.reads if read.value is not None]
+    if any(following in unwinder.may_stand_for(word) for word in words):
+        # A register may hold a tracer's address, too; it was not that which was taken.
+        assert all(following in unwinder.may_stand_for(word) for word in read)
     for word in read | computed:
         if step.registers_at is not None and word in computed:
             continue  # the rule's caller is not where it went on
         if following in unwinder.may_stand_for(word):
             continue
-        assert word in unwinder.trampolines
+        assert any(each in unwinder.trampolines for each in unwinder.may_stand_for(word))
         assert following in unwinder.trampolines or step.replaced
     if step.replaced:
         assert step.replaced.taken == following
@@ -287,6 +292,24 @@ def test_a_replaced_address_says_where_the_real_one_was(
 ) -> None:
     """Which tracer's it was, which list had the real one, and what it is."""
     assert words in " ".join(shown(make, table, claim).split())
+
+
+def test_a_trampolines_address_may_be_signed() -> None:
+    """As on arm64, where the tracer's address is in a register that the function then signs."""
+    words = test_walk_metadata.arm64_leaf(test_walk_arm64.signed("return_to_handler+0"))
+    case = row(test_walk_metadata.ARM64, "4.4: a link register that the function graph tracer")
+    kernel = test_walk_arm64.Kernel(words, **case.setup)
+    found = explain_walk(kernel.unwinder, kernel.task(**case.task), supported=True)
+    check(found, kernel.unwinder)
+    replaced = found.steps[2].replaced
+    assert replaced and replaced.why.startswith("return_to_handler is the function graph tracer's")
+
+
+def test_formulas_are_broken_between_assignments(scanned: Scanned) -> None:
+    """No line of a step begins in the middle of one."""
+    for _, found in of_kinds(scanned):
+        for line in text_of(found, "none").splitlines():
+            assert not re.match(r" {10}([-+=]|\d+\)|\*\()", line)
 
 
 def test_a_task_without_a_frame_says_why() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 from typing import Any, TextIO
@@ -28,6 +29,7 @@ _WIDTH = 100
 _INDENT = 10 * " "
 _GLUE = "\N{NO-BREAK SPACE}"
 """A space at which no line is broken."""
+_EQUATION = re.compile(r"\w+ = .+").fullmatch
 _SHORT_RUN = 2
 """Words without a note that are shown between others; longer runs are counted."""
 
@@ -156,7 +158,7 @@ def _write_alternative(rule: ShownRule, out: TextIO) -> None:
 
 
 def _named(rule: ShownRule) -> str:
-    return f"{rule.formula}   [{rule.provider.replace(' ', _GLUE)}]"
+    return f"{_glued(rule.formula)}   [{rule.provider.replace(' ', _GLUE)}]"
 
 
 def _numbers(rule: ShownRule) -> str:
@@ -165,7 +167,14 @@ def _numbers(rule: ShownRule) -> str:
 
 def _equations(text: str) -> str:
     """Assignments in lines that fit a page; none is torn apart."""
-    return _wrapped(text.replace(" = ", f"{_GLUE}={_GLUE}"), _INDENT)
+    return _wrapped(_glued(text), _INDENT)
+
+
+def _glued(text: str) -> str:
+    """Assignments that no line is to break: those that are the whole between two commas, or, at the
+    end of a sentence, the last three words."""
+    parts = [part.replace(" ", _GLUE) if _EQUATION(part) else part for part in text.split(", ")]
+    return ", ".join(parts).replace(" = ", f"{_GLUE}={_GLUE}")
 
 
 def _assigned(found: Assigned) -> str:
