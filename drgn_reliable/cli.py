@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from textwrap import fill
 from typing import BinaryIO, TextIO, cast
 
 import shtab
@@ -34,6 +35,7 @@ from drgn_reliable.commands import (
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.opening import open_dump
+from drgn_reliable.report import Scanner
 from drgn_reliable.tasks import Task
 
 __all__ = ("main", "make_parser")
@@ -98,7 +100,7 @@ def _add(
     parser = commands.add_parser(
         command.name,
         help=command.summary,
-        description=command.description,
+        description=fill(command.description, 80),
         epilog=command.examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -127,8 +129,9 @@ def _add_dump(parser: argparse.ArgumentParser) -> None:
         "--symbols",
         action="append",
         metavar="FILE",
-        help="the kernel's vmlinux or debug file, and those of modules (may be repeated); without "
-        "it, the standard places are searched and then the dump's own BTF and kallsyms are used",
+        help="the kernel's vmlinux or debug file, or a module's (may be repeated): its call frame "
+        "information can prove more; without it, the standard places are searched and then the "
+        "dump's own BTF and kallsyms are used",
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     parser.add_argument(
         "--vmcoreinfo",
@@ -177,12 +180,20 @@ def _run(args: argparse.Namespace) -> int:
     if args.command == EXPLAIN.name:
         run_explain(kernel, args, args.task, sys.stdout)
         sys.stdout.flush()
+        _warn(args, Scanner(kernel).warnings())
         return 0
     with _output(args.output) as out:
         report = run_scan(kernel, args, args.task, out, _progress)
+    _warn(args, report.warnings)
     for problem in report.problems:
         _fail(f"{args.dump}: {problem}", EXIT_DUMP)
     return exit_code(report)
+
+
+def _warn(args: argparse.Namespace, warnings: Iterable[str]) -> None:
+    """Tell of what a table has told of already."""
+    for warning in warnings if args.format != "table" else ():
+        print(f"drgn-reliable: {args.dump}: warning: {warning}", file=sys.stderr)
 
 
 def _capsule(args: argparse.Namespace) -> int:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from drgn_reliable.errors import UsageError
-from drgn_reliable.explain import Explanation, explain_task
+from drgn_reliable.explain import explain_task
+from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
-from drgn_reliable.render.explanation import write_explanation, write_explanations_json
+from drgn_reliable.render.explanation import write_explanations, write_explanations_json
 from drgn_reliable.render.machine import capsule_dict
 from drgn_reliable.render.table import write_capsule_summary, write_facts, write_reasons
 from drgn_reliable.report import Scanner, collector_paused
@@ -193,9 +194,16 @@ examples:
   drgn-reliable explain vmcore 0xffff888100be8000 --words all
   drgn-reliable explain vmcore 1 --symbols vmlinux --symbols mod.ko.debug
 
-Where call frame information and the kernel's own way of walking lead to different callers, that is
-the reason providers-disagree. A scan looks for it in the tasks that the kernel refuses or that
-something is held against; explain does for every task.
+In formulas, *x is the word at x, and cfa the stack pointer before the call; all is
+assigned at once, but for cfa, which the others use. The first rule is followed; those after
+`also` are what it is held against. Where they lead to different callers, that is the reason
+providers-disagree. A scan looks for it in the tasks that the kernel refuses or that something
+is held against; explain does for every task.
+
+exit status:
+  0  the tasks were explained
+  2  usage: an argument is wrong, or there is no such task
+  3  the dump cannot be opened or lacks what is needed
 """,
     (
         _argument(
@@ -299,11 +307,11 @@ def run_explain(
     :raises UsageError: if there is no such task.
     """
     found = [explain_task(kernel, task) for task in kernel.tasks.select(wanted)]
+    warnings = Scanner(kernel).warnings()
     if args.format == "json":
-        write_explanations_json(found, out)
+        write_explanations_json(found, warnings, out)
     else:
-        for each in found:
-            write_explanation(each, out, args.words)
+        write_explanations(found, warnings, out, args.words)
     return found
 
 

@@ -38,6 +38,7 @@ def kernel_facts(kernel: Kernel, *, whole_tables: bool = True) -> dict[str, Any]
     :param whole_tables: look through unwind tables of some megabytes.
     """
     mask, of_modules = config.taint_masks(kernel)
+    kernel.unwind_data.open_all()
     found = _Found(
         kernel,
         orc_table(kernel.prog, kernel.symbols, whole_tables),
@@ -173,7 +174,8 @@ def _of_tables(found: _Found) -> list[str]:
     if found.without_orc:
         names = ", ".join(found.without_orc)
         lines.append(f"modules without unwind data, tasks in which are refused: {names}")
-    return lines
+    damaged = found.kernel.unwind_data.problems
+    return lines + [f"damaged, and of no use to proofs: {problem}" for problem in damaged]
 
 
 def _of_tracers(found: _Found) -> list[str]:

@@ -95,7 +95,7 @@ def modules_without_orc(kernel: Kernel) -> list[str] | None:
 
 _TABLES: Mapping[str, Sequence[str]] = {
     "ORC": ("__start_orc_unwind_ip",),
-    "SFrame": ("__start_sframe", "kernel_sfsec"),
+    "SFrame": ("__start_sframe", "__start_sframe_header"),
     "BTF": ("__start_BTF",),
 }
 """What is in the kernel's memory, by symbols that show it."""

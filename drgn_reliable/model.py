@@ -135,6 +135,8 @@ class FoundBy(str, Enum):
     """The same; the function had not saved its return address, or had restored it already."""
     SFRAME = "sframe"
     SFRAME_LINK = "sframe, link register"
+    ENTRY = "word at a function's entry"
+    """The function made its call from its very entry, where the return address is at SP."""
     BPF_FRAME_POINTER = "bpf frame pointer"
     SEARCH = "search for the call"
     """No metadata: the first word on the stack that follows a call to the function below. Never
@@ -280,6 +282,9 @@ class DumpReport:
     tasks: tuple[TaskReport, ...]
     problems: tuple[str, ...] = ()
     """What kept the scan from seeing every task, one line each; empty when nothing did."""
+    warnings: tuple[str, ...] = ()
+    """What is damaged and might have decided more proofs, one line each: verdicts are right
+    without it."""
 
 
 @dataclass(frozen=True)

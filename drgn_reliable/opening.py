@@ -296,12 +296,11 @@ def module_files(prog: Program) -> list[str]:
 def _find_debug_info(prog: Program, files: Sequence[str]) -> None:
     """Give the kernel its debug information, if there is any: the dump's BTF serves as well."""
     main, _ = next(prog.loaded_modules())
-    if not files:
-        prog.set_enabled_debug_info_finders(["standard"])
-        prog.find_standard_debug_info([main])
-        return
     of_modules = [file for file in files if _is_module(file)]
     prog.cache[_FILES_KEY] = of_modules
+    if len(of_modules) == len(files):
+        prog.set_enabled_debug_info_finders(["standard"])
+        prog.find_standard_debug_info([main])
     for file in files:
         if file in of_modules:
             continue

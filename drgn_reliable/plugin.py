@@ -24,7 +24,7 @@ from drgn_reliable.commands import (
     run_scan,
 )
 from drgn_reliable.errors import UsageError
-from drgn_reliable.explain import Explanation
+from drgn_reliable.explanation import Explanation
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import DumpReport
 from drgn_reliable.reasons import ReasonKind
@@ -118,7 +118,7 @@ def _cmd_unreliable(
     name="reliable-explain",
     description=EXPLAIN.summary,
     long_description=EXPLAIN.description,
-    epilog="The result is a list of drgn_reliable.explain.Explanation.",
+    epilog="The result is a list of drgn_reliable.explanation.Explanation.",
     arguments=(_ONE_OR_MORE, *_arguments(EXPLAIN), _HELP),
 )
 def _cmd_reliable_explain(

@@ -207,6 +207,16 @@ _ROWS = (
         "does not describe.",
     ),
     ReasonKind(
+        "record-passed-over",
+        "2",
+        "A frame record lies unused between two frames of the chain",
+        "nobody: the chain of frame records is taken at its word",
+        False,
+        Effect.LEAVES_OPEN,
+        "A frame may have been passed over, by code that does not keep the frame pointer or by a "
+        "forged one; or the record is left from an earlier call. Call frame information shows it.",
+    ),
+    ReasonKind(
         "stack-end-overwritten",
         "2",
         "The magic word at the end of the stack is gone",
@@ -396,9 +406,10 @@ _ROWS = (
         "Interrupted in kernel mode: the frame that was interrupted may be incomplete",
         "arch_stack_walk_reliable",
         True,
-        Effect.LEAVES_OPEN,
-        "A function that is interrupted before it has saved its return address is missing from "
-        "the chain of frames. Let the task run on.",
+        Effect.ENDS,
+        "The caller of a function that is interrupted before it has linked itself in is missing "
+        "from the chain of frames, and what follows may be no frame. Call frame information for "
+        "the instruction decides it (--symbols). Let the task run on.",
     ),
     ReasonKind(
         "exception-frame-pointer",
@@ -547,6 +558,17 @@ _ROWS = (
         Effect.ENDS,
         "The probed function's own address is nowhere on the stack. Disable the probe "
         "(debug.kprobes-optimization=0) or let the task run on.",
+    ),
+    ReasonKind(
+        "entry-hides-caller",
+        "4.5",
+        "A function made a call from its very entry, before it linked itself into the chain: the "
+        "kernel passes over its caller",
+        "nobody: unwind_next_frame (x86, frame pointers)",
+        False,
+        Effect.NONE,
+        "BPF trampolines are called so. The dump has the caller's address: it is where the stack "
+        "pointer was at the entry.",
     ),
     ReasonKind(
         "optprobe-hides-function",

@@ -56,6 +56,10 @@ class Scanner:
             found.append(kernel.modules.problem)
         return tuple(found)
 
+    def warnings(self) -> tuple[str, ...]:
+        """What there is to prove with so far, but is damaged, one line each."""
+        return tuple(self.kernel.unwind_data.problems)
+
     def dump_report(self, dump: str, tasks: Iterable[TaskReport]) -> DumpReport:
         """The report of the whole dump."""
         kernel = self.kernel
@@ -69,6 +73,7 @@ class Scanner:
             kernel.symbols.source,
             reports,
             self.problems(),
+            self.warnings(),
         )
 
 

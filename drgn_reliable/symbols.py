@@ -160,4 +160,14 @@ def module_symbols(prog: Program, kallsyms: int) -> ModuleSymbols:
         return strings[offset : strings.index(b"\0", offset)].decode("utf-8", "replace")
 
     named = [Named(name(row[0]), row[4]) for row in rows]
-    return ModuleSymbols([found for found in named if found.name])
+    return ModuleSymbols([found for found in named if found.name and not _is_label(found.name)])
+
+
+def _is_label(name: str) -> bool:
+    """Whether a symbol marks code or data for the assembler rather than names it
+    (``is_mapping_symbol()``, include/linux/module_symbol.h).
+
+    >>> [_is_label(name) for name in (".LVL56", "L0^A", "$d", "foo")]
+    [True, True, True, False]
+    """
+    return name.startswith((".L", "L0", "$"))

@@ -188,6 +188,8 @@ class TaskList:
             # Alone in its list, so the head leads to it.
             self._following[before] = node
         kind = TaskKind.KTHREAD if flags & _PF_KTHREAD else TaskKind.USER
+        if kind is TaskKind.KTHREAD and not pid:
+            kind = TaskKind.IDLE
         task = Task(
             address,
             pid,

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TypeVar
 
 from drgn import FaultError, Program, RelocatableModule
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
@@ -74,6 +73,15 @@ class UnwindData:
             self._kernel = self._open_kernel()
         return self._kernel
 
+    def open_all(self) -> None:
+        """Open what there is for the kernel and for every module, to know of its problems, and
+        read what tells a module's file."""
+        self.sources(0)
+        for module in self._modules:
+            self._build_id(module)
+            if module.regions:
+                self.sources(module.regions[0].start)
+
     # Opening -----------------------------------------------------------------------------
 
     def _open_kernel(self) -> list[Source]:
@@ -114,8 +122,16 @@ class UnwindData:
         return None if named is None else named.start == address
 
     def _dwarf(self, path: str, read: Callable[[], list[CfiSection]]) -> list[Source]:
-        sections = self._tried(path, read) or []
-        return [Source(section, FoundBy.DWARF, FoundBy.DWARF_LINK) for section in sections]
+        found = []
+        for section in self._tried(path, read) or []:
+            try:
+                known = section.fdes
+            except BadRule as e:  # it names the section and the file
+                self.problems.append(str(e))
+                continue
+            if known:
+                found.append(Source(section, FoundBy.DWARF, FoundBy.DWARF_LINK))
+        return found
 
     def _tried(self, what: str, read: Callable[[], T]) -> T | None:
         try:
@@ -189,5 +205,7 @@ def _build_id_of(path: str) -> bytes:
             section = ELFFile(file).get_section_by_name(_BUILD_ID_SECTION)
             notes = section.iter_notes() if isinstance(section, NoteSection) else ()
             return next((bytes.fromhex(n["n_desc"]) for n in notes), b"")
-    except (ELFError, OSError, ValueError) as e:
-        raise UsageError(f"--symbols {path}: cannot be read ({e})") from e
+    except OSError as e:
+        raise UsageError(f"--symbols {path}: cannot be read ({e.strerror})") from e
+    except Exception as e:  # what pyelftools meets in a damaged file, it passes on
+        raise UsageError(f"--symbols {path}: not a sound ELF file ({e!r})") from e

@@ -15,12 +15,15 @@ from drgn import FaultError
 from contrib.vmlab.conform import differences
 from drgn_reliable import DumpError, Kernel, UsageError, capsule, cli, open_dump
 from drgn_reliable.capsule import write_capsule
+from drgn_reliable.explain import explain_task
 from drgn_reliable.files.notes import iter_notes
 from drgn_reliable.opening import opened_dump
+from drgn_reliable.render.explanation import explanation_dict
 from drgn_reliable.tasks import Task
 from tests.conftest import Scanned
 from tests.dumps import DUMP_6_1
 from tests.reports import reported
+from tests.test_explain import of_kinds
 
 DUMP = str(DUMP_6_1.path)
 
@@ -31,6 +34,16 @@ def test_a_capsule_gives_the_same_report(scanned: Scanned, tmp_path: Path) -> No
     made = write_capsule(str(scanned.dump.path), output)
     assert reported(output) == reported(str(scanned.dump.path))
     assert differences(made.report.tasks, scanned.dump.rows) == []
+
+
+def test_a_capsule_explains_the_same(scanned_6_1: Scanned, tmp_path: Path) -> None:
+    """Rules, words and drawings of a task of each kind, too."""
+    output = str(tmp_path / "capsule")
+    write_capsule(DUMP, output)
+    kernel = Kernel(open_dump(output))
+    for report, found in of_kinds(scanned_6_1):
+        (task,) = kernel.tasks.select([f"{report.task:#x}"])
+        assert explanation_dict(explain_task(kernel, task)) == explanation_dict(found)
 
 
 def test_a_capsule_is_private_and_says_what_it_left_out(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from drgn_reliable import Kernel, open_dump
 from drgn_reliable.reasons import CATALOGUE
 from tests.conftest import Scanned
-from tests.dumps import DUMP_6_1, VMCORES
+from tests.dumps import DUMP_6_1, DUMPS, VMCORES
+from tests.framebytes import ALLOC, EXEC, REL, Frames, Part, elf, ins
 
 DUMP = str(DUMP_6_1.path)
 SPINNER = DUMP_6_1.find("k_krp_spin")
@@ -180,6 +182,52 @@ def test_info_says_what_kernel_it_is() -> None:
     assert "ORC 1 (before 6.3)" in run("info", DUMP).stdout
 
 
+def test_explain_tells_a_walk() -> None:
+    """explain prints the steps of a task with numbers, then its stack."""
+    done = run("explain", DUMP, str(SPINNER.pid))
+    assert (done.returncode, done.stderr) == (0, "")
+    pid = SPINNER.pid
+    assert done.stdout.startswith(f"PID {pid} (k_krp_spin), TGID {pid}, kthread, state R, CPU 1")
+    assert "rule: cfa = sp, struct pt_regs at cfa   [ORC 1 (before 6.3)]" in done.stdout
+    assert "refused after 5 frames for rethook-task-runnable" in done.stdout
+    assert "end of the stack: STACK_END_MAGIC" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("tasks", "titles"),
+    [
+        (["1", "2"], ["PID 1 (init)", "PID 2 (kthreadd)"]),
+        (["0"], ["PID 0 (swapper/0)", "PID 0 (swapper/1)"]),
+        ([f"{SPINNER.task:#x}"], [f"PID {SPINNER.pid} (k_krp_spin)"]),
+    ],
+)
+def test_explain_takes_tasks(tasks: list[str], titles: list[str]) -> None:
+    """Several, by PID or address; PID 0 is the idle task of each CPU. A line is between them."""
+    done = run("explain", DUMP, *tasks, "--words", "none")
+    assert done.returncode == 0
+    found = done.stdout.split("\nPID ")
+    assert [title.partition(",")[0].removeprefix("PID ") for title in found] == [
+        title.removeprefix("PID ") for title in titles
+    ]
+
+
+def test_explain_shows_the_words_that_are_asked_for() -> None:
+    """All words of the used part of the stack, or none of them."""
+    drawn = {
+        words: run("explain", DUMP, "1", "--words", words).stdout.count("\n  0x")
+        for words in ("none", "marked", "all")
+    }
+    assert drawn["none"] == 0 < drawn["marked"] < drawn["all"]
+
+
+def test_explain_as_json() -> None:
+    """One document that names its schema, with an element for each task."""
+    document = json.loads(run("explain", DUMP, "1", "2", "--format", "json").stdout)
+    assert document["schema"] == "drgn-reliable-explanation/1"
+    assert [each["task"]["pid"] for each in document["explanations"]] == [1, 2]
+    assert document["warnings"] == []
+
+
 def test_reasons_lists_the_catalogue() -> None:
     """reasons prints a line for each row; in JSON all that is known of it."""
     table = run("reasons").stdout
@@ -189,7 +237,11 @@ def test_reasons_lists_the_catalogue() -> None:
     one = run("reasons", "fgraph-unrecovered").stdout
     assert one.startswith("fgraph-unrecovered (section 4.4)")
     section = json.loads(run("reasons", "--section", "4.5", "--format", "json").stdout)
-    assert [row["id"] for row in section] == ["optprobe-slot", "optprobe-hides-function"]
+    assert [row["id"] for row in section] == [
+        "optprobe-slot",
+        "entry-hides-caller",
+        "optprobe-hides-function",
+    ]
 
 
 def test_help_teaches() -> None:
@@ -198,6 +250,7 @@ def test_help_teaches() -> None:
     scan = run("scan", "--help").stdout
     assert "drgn-reliable scan vmcore --only unreliable -v" in scan
     assert "exit status:" in scan
+    assert "drgn-reliable explain vmcore 4711" in run("explain", "--help").stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
@@ -253,13 +306,13 @@ BAD_DUMPS = {
 
 
 @pytest.mark.parametrize("name", BAD_DUMPS)
-@pytest.mark.parametrize("command", ["scan", "info"])
+@pytest.mark.parametrize("command", ["scan", "info", "explain"])
 def test_a_bad_dump_gets_one_line(tmp_path: Path, command: str, name: str) -> None:
     """A dump that cannot be used gets one line that says what is wrong, and exit status 3."""
     content, message = BAD_DUMPS[name]
     path = tmp_path / "dump"
     path.write_bytes(content)
-    done = run(command, str(path))
+    done = run(command, str(path), *(["1"] if command == "explain" else []))
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("drgn-reliable: ")
     assert message in done.stderr
@@ -285,6 +338,10 @@ USAGE = {
     "a directory": (["scan", "."], 3, ".: is not a file; name a vmcore"),
     "no such task": (["scan", DUMP, "--task", "4242"], 2, "no task has the PID 4242"),
     "no such address": (["scan", DUMP, "--task", "0x10"], 2, "no task has the address 0x10"),
+    "explain: no such task": (["explain", DUMP, "4242"], 2, "no task has the PID 4242"),
+    "explain: one such task": (["explain", DUMP, "1", "4242"], 2, "no task has the PID 4242"),
+    "explain: no task": (["explain", DUMP], 2, "the following arguments are required: PID|ADDR"),
+    "explain: no such words": (["explain", DUMP, "1", "--words", "x"], 2, "invalid choice: 'x'"),
     "a task that is no number": (["scan", DUMP, "--task", "init"], 2, "task 'init' is neither"),
     "no such reason": (["scan", DUMP, "--reason", "bad"], 2, "reason 'bad' is not in"),
     "reasons: no such reason": (["reasons", "bad"], 2, "reason 'bad' is not in the catalogue"),
@@ -294,6 +351,11 @@ USAGE = {
         ["scan", DUMP, "--symbols", sys.executable],
         2,
         "not the debug information of the dumped kernel, whose build ID is bb603a9147d3",
+    ),
+    "symbols that are a text": (
+        ["scan", DUMP, "--symbols", __file__],
+        2,
+        "not the debug information of the dumped kernel",
     ),
     "an output that cannot be": (
         ["scan", DUMP, "-o", "absent/report"],
@@ -320,6 +382,101 @@ def test_a_wrong_argument_gets_one_line(tmp_path: Path, name: str) -> None:
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# Debug files ---------------------------------------------------------------------------------
+
+S390X = next(dump for dump in DUMPS if dump.name == "s390x-6.12.kdump")
+FAULTED = S390X.find("uffd_pipe")
+"""Faulted in a function without a frame of its own, whose caller is only in the link register."""
+EM_S390 = 22
+
+
+def debug_file(path: Path, kernel: Kernel, *, damaged: bool = False) -> str:
+    """A debug file of the kernel of that dump, with the rule of that one function."""
+    build_id = bytes.fromhex(kernel.vmcoreinfo["BUILD-ID"])
+    start = kernel.symbols.required("raw_copy_from_user_key")
+    linked = start - int(kernel.vmcoreinfo["KERNELOFFSET"], 16)
+    rows = Frames(order=">").cie(ins("def_cfa", 15, 160), align=(2, -8), ra=14)
+    frames = rows.fde(linked, 0x80).data
+    note = struct.pack(">III", 4, len(build_id), 3) + b"GNU\0" + build_id
+    unit = struct.pack(">IHIBB", 8, 4, 0, 8, 0)
+    content = elf(
+        EXEC, EM_S390,
+        Part(".note.gnu.build-id", note, 7, ALLOC),
+        Part(".debug_abbrev", b"\0"),
+        Part(".debug_info", unit),
+        Part(".debug_frame", b"\x40" + frames if damaged else frames),
+        order=">",
+    )  # fmt: skip
+    path.write_bytes(content)
+    return str(path)
+
+
+def module_file(path: Path) -> str:
+    """A module's debug file, which no dump here knows."""
+    note = struct.pack("<III", 4, 20, 3) + b"GNU\0" + bytes(20)
+    path.write_bytes(elf(REL, EM_X86_64, Part(".note.gnu.build-id", note, 7, ALLOC)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Kernel:
+    """The kernel of the dump that these files are made for."""
+    return Kernel(open_dump(str(S390X.path)))
+
+
+def test_call_frame_information_proves_what_the_kernel_refuses(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    """With the function's rule the link register's caller is found; without, nothing is proven."""
+    wanted = [str(S390X.path), "--task", str(FAULTED.pid), "--format", "json"]
+    (before,) = json.loads(run("scan", *wanted).stdout)["tasks"]
+    assert (before["kernel"]["verdict"], before["proof"]["verdict"]) == ("unreliable", "undecided")
+    file = debug_file(tmp_path / "vmlinux", kernel)
+    done = run("scan", *wanted, "--symbols", file)
+    (after,) = json.loads(done.stdout)["tasks"]
+    assert (after["kernel"], after["proof"]["verdict"]) == (before["kernel"], "proven")
+    names = [frame["symbol"] for frame in after["frames"]]
+    assert names[8:11] == ["raw_copy_from_user_key", "_copy_from_iter", "copy_page_from_iter"]
+    assert after["frames"][9]["found_by"] == "dwarf cfi, link register"
+    assert "_copy_from_iter" not in [frame["symbol"] for frame in before["frames"]]
+
+
+def test_explain_shows_call_frame_information_with_numbers(kernel: Kernel, tmp_path: Path) -> None:
+    """The rule that was followed, its file, and the chain that it is held against."""
+    file = debug_file(tmp_path / "vmlinux", kernel)
+    done = run("explain", str(S390X.path), str(FAULTED.pid), "--symbols", file)
+    text = " ".join(done.stdout.split())
+    assert f"rule: cfa = r15 + 160, pc = r14 [.debug_frame of {file}]" in text
+    assert "also: sp = *(sp + 152), pc = *(*(sp + 152) + 136) [back chain]" in text
+
+
+@pytest.mark.parametrize("command", ["scan", "explain", "info"])
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_damaged_debug_file_is_a_warning(
+    kernel: Kernel, tmp_path: Path, command: str, form: str
+) -> None:
+    """It is named; the verdicts stand without it, and so does the exit status."""
+    file = debug_file(tmp_path / "vmlinux", kernel, damaged=True)
+    task = {"scan": ["--task", str(FAULTED.pid)], "explain": [str(FAULTED.pid)], "info": []}
+    done = run(command, str(S390X.path), *task[command], "--symbols", file, "--format", form)
+    assert done.returncode == (1 if command == "scan" else 0)
+    assert "Traceback" not in done.stderr
+    assert file in (done.stdout if form == "table" or command == "info" else done.stderr)
+    if form == "json":
+        document = json.loads(done.stdout)
+        told = document["preflight"] if command == "info" else document["warnings"]
+        assert any(".debug_frame" in line and file in line for line in told)
+        assert not document.get("problems")
+
+
+def test_a_module_file_that_belongs_to_nothing_gets_one_line(tmp_path: Path) -> None:
+    """Its build ID, and what it is not."""
+    file = module_file(tmp_path / "some.ko")
+    done = run("scan", DUMP, "--task", "1", "--symbols", file)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert f"--symbols {file}: its build ID, {bytes(20).hex()}, is neither" in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

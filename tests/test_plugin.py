@@ -19,6 +19,7 @@ from drgn.helpers.linux.pid import for_each_task
 
 import drgn_reliable.plugin  # noqa: F401  (registers the commands, as drgn's shell does)
 from drgn_reliable import CATALOGUE, DumpReport
+from drgn_reliable.explanation import Explanation
 from tests.dumps import DUMP_6_1
 
 DUMP = str(DUMP_6_1.path)
@@ -67,6 +68,17 @@ def test_unreliable_is_short_for_what_is_wrong(
     assert capsys.readouterr().out.count("4.4 rethook-task-runnable (refused)") == 2
 
 
+def test_explain_returns_explanations(
+    prog: drgn.Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """%reliable-explain prints the steps of each task and returns them."""
+    (found,) = run_command(prog, f"reliable-explain --words none {DUMP_6_1.find('k_krp_spin').pid}")
+    assert isinstance(found, Explanation)
+    assert [step.code.symbol for step in found.steps][3:5] == ["spin", "vmlab_krp_spin"]
+    assert "refused after 5 frames for rethook-task-runnable" in capsys.readouterr().out
+    assert len(run_command(prog, "reliable-explain 1 0 --format json > /dev/null")) == 3
+
+
 def test_reasons_returns_rows(prog: drgn.Program, capsys: pytest.CaptureFixture[str]) -> None:
     """%reliable-reasons prints and returns the catalogue."""
     assert run_command(prog, "reliable-reasons") == list(CATALOGUE.values())
@@ -83,7 +95,9 @@ def test_redirection_and_pipes(
     assert capfd.readouterr().out.split()[:3] == ["PID", "CPU", "S"]
 
 
-@pytest.mark.parametrize("command", ["reliable", "unreliable", "reliable-reasons"])
+@pytest.mark.parametrize(
+    "command", ["reliable", "unreliable", "reliable-explain", "reliable-reasons"]
+)
 def test_every_command_has_help(
     prog: drgn.Program, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -97,6 +111,8 @@ def test_every_command_has_help(
     [
         ("reliable 4242", "no task has the PID 4242"),
         ("reliable --reason bad", "reason 'bad' is not in the catalogue"),
+        ("reliable-explain 4242", "no task has the PID 4242"),
+        ("reliable-explain", "name a task: its PID"),
         ("reliable-reasons bad", "reason 'bad' is not in the catalogue"),
         ("reliable --format json -v", "are for tables"),
     ],
@@ -133,6 +149,12 @@ def test_at_a_real_prompt(tmp_path: Path) -> None:
         assert "4.4 rethook-task-runnable" in shown
         os.write(terminal, b"print('report of', len(_.tasks), 'tasks')\n")
         _read_until(terminal, f"report of {unreliable} tasks")
+        os.write(terminal, b"%reliable-explain 2\n")
+        assert "end of the stack: STACK_END_MAGIC" in _read_until(
+            terminal, "SP of #3 ret_from_fork"
+        )
+        os.write(terminal, b"print('steps:', len(_[0].steps))\n")
+        _read_until(terminal, "steps: 4")
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

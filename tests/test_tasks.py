@@ -197,17 +197,19 @@ def test_the_members_of_a_task() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "kind"),
+    ("flags", "pid", "kind"),
     [
-        (0, USER),
-        (PF_KTHREAD, KTHREAD),
-        (0xFFDFFFFF, USER),
-        (PF_KTHREAD | 0x00400000, KTHREAD),
+        (0, 7, USER),
+        (PF_KTHREAD, 7, KTHREAD),
+        (0xFFDFFFFF, 7, USER),
+        (PF_KTHREAD | 0x00400000, 7, KTHREAD),
+        (PF_KTHREAD, 0, IDLE),
+        (0, 0, USER),
     ],
 )
-def test_a_flag_tells_kernel_threads(flags: int, kind: TaskKind) -> None:
+def test_a_flag_tells_kernel_threads(flags: int, pid: int, kind: TaskKind) -> None:
     tasks = Tasks()
-    tasks.put_task(tasks.at(1), flags=flags)
+    tasks.put_task(tasks.at(1), flags=flags, pid=pid)
     assert tasks.list().read(tasks.at(1)).kind is kind
 
 

@@ -123,7 +123,8 @@ def test_a_function_taken_out_of_any_trace_is_missed(scanned: Scanned) -> None:
             without = [*names[:place], *names[place + 1 :]]
             assert what_is_missing(report.comm, without, table), (report.comm, names[place])
             seen += 1
-    assert seen > 200
+    _, proven = chains.coverage(scanned.reports)
+    assert seen > 2 * proven > 0
 
 
 def test_only_what_is_said_to_be_proven_is_held(scanned_6_1: Scanned) -> None:

@@ -424,7 +424,7 @@ EXCEPTIONS = [
         [*TO_EXCEPTION, *exception("foo+8", Up(-31)), *TO_USER],
         ["__schedule", "asm_interrupt", "foo"],
         kernel="unreliable",
-        proof="refuted",
+        proof="undecided",
         reasons=["exception-boundary", "wrong-direction"],
     ),
     case(
@@ -647,7 +647,7 @@ RUNNING = [
         words=[*record("schedule+8", IRQ.high - 32), *TO_USER[2:]],
         registers=ON_IRQ_STACK,
         more={IRQ.high - 64: [0, 0, TOP - 8 * len(TO_USER), "bar+8", 0, 0, 0, 0]},
-        proof="refuted",
+        proof="undecided",
     ),
     running(
         "2: a stack pointer and a frame pointer that are on none of the CPU's stacks",
@@ -669,7 +669,7 @@ RUNNING = [
         [*INTERRUPTED, "regs-outside-stack"],
         registers={**ON_TASK_STACK, "sp": OVERFLOW.low, "fp": OVERFLOW.low + 16},
         more={OVERFLOW.low: [0, 0, *EXCEPTION, *[0] * 507]},
-        proof="refuted",
+        proof="undecided",
     ),
 ]
 

@@ -643,7 +643,7 @@ RUNNING = [
         words=[*frame(0), *frame("sys_read+8", HARDIRQ.high - 32), *TO_USER[6:]],
         registers=ON_IRQ_STACK,
         more={HARDIRQ.high - 96: [*frame(0), *frame("bar+8", TOP - 8 * len(TO_USER))]},
-        proof="refuted",
+        proof="undecided",
     ),
     running(
         "2: a stack pointer that is on none of the CPU's stacks",

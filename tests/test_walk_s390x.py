@@ -552,7 +552,7 @@ RUNNING = [
         [*INTERRUPTED, "frame-outside-stack"],
         registers={**ON_ASYNC_STACK, "r15": NODAT.high - 520},
         more={NODAT.high - 520: [*frame(0), *last("bar+6"), *USER_REGS]},
-        proof="refuted",
+        proof="undecided",
     ),
     running(
         "2: a walk that comes back to a stack it has left",
@@ -561,7 +561,7 @@ RUNNING = [
         words=[*frame(0), *frame("sys_read+6", ASYNC.high - 160, 4), *TO_USER[24:]],
         registers=ON_ASYNC_STACK,
         more={ASYNC.high - 320: [*frame(0), *frame("bar+6", TOP - 8 * len(TO_USER))]},
-        proof="refuted",
+        proof="undecided",
     ),
     running(
         "2: a stack pointer that is on none of the CPU's stacks",

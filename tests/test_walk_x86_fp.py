@@ -96,7 +96,7 @@ ENDS = [
     ),
     Case(
         "a word lower without the copy it is not the last, and what follows is not there",
-        [*ASLEEP, *record("foo+5"), 0, "entry+5", "bar+5", *user_regs()],
+        [*ASLEEP, *record("foo+5"), 0, "entry+7", "bar+5", *user_regs()],
         ["__schedule", "foo", "entry"],
         kernel="unreliable",
         proof="refuted",
@@ -413,7 +413,7 @@ EXCEPTIONS = [
         [*TO_IRQ, *kernel_regs("foo+7", TOP - 8 * 27, bp=0x1234), *TO_USER],
         ["__schedule", "asm_interrupt", "foo"],
         kernel="unreliable",
-        proof="refuted",
+        proof="undecided",
         reasons=["exception-boundary", "frame-outside-stack"],
     ),
     Case(
@@ -421,7 +421,7 @@ EXCEPTIONS = [
         [*TO_IRQ, *kernel_regs("foo+7", TOP - 8 * 27, bp=Up(-6)), *TO_USER],
         ["__schedule", "asm_interrupt", "foo"],
         kernel="unreliable",
-        proof="refuted",
+        proof="undecided",
         reasons=["exception-boundary", "wrong-direction"],
     ),
     Case(
@@ -507,6 +507,20 @@ REWRITTEN = [
         proof="refuted",
         reasons=["fgraph-beneath-kretprobe", "fgraph-unrecovered"],
         setup={"probes": {10: "return_to_handler"}},
+    ),
+    Case(
+        "4.5: a call from a function's very entry: the kernel passes over its caller",
+        [*ASLEEP, *record("bar+5", Up(4)), "sys_read+5", 0, *record("sys_read+7"), *TO_USER[4:]],
+        ["__schedule", "bar", "sys_read", "sys_read", "entry"],
+        reasons=["entry-hides-caller"],
+        entries=["__schedule", "bar", "sys_read", "entry"],
+    ),
+    Case(
+        "2: a record that leads to the same place lies unused: a frame may have been passed over",
+        [*ASLEEP, *record("bar+7", Up(6)), 0, 0, Up(2), "foo+7", *TO_USER[2:]],
+        ["__schedule", "bar", "sys_read", "entry"],
+        proof="undecided",
+        reasons=["record-passed-over"],
     ),
     Case(
         "4.5: an optimised kprobe's detour: the probed function is not on the stack",
@@ -639,7 +653,7 @@ RUNNING = [
         [*record("schedule+5", IRQ.high - 32), *TO_USER[2:]],
         ["foo", "bar", "schedule"],
         kernel="running",
-        proof="refuted",
+        proof="undecided",
         reasons=[*INTERRUPTED, "stack-visited-twice", "frame-outside-stack"],
         setup={
             "registers": ON_IRQ_STACK,
@@ -652,7 +666,7 @@ RUNNING = [
         [*record("schedule+5", NMI.high - 32), *TO_USER[2:]],
         ["foo", "schedule", "bar"],
         kernel="running",
-        proof="refuted",
+        proof="undecided",
         reasons=[*INTERRUPTED, "stack-order", "frame-outside-stack"],
         setup={
             "registers": ON_TASK_STACK,

@@ -19,7 +19,7 @@ import yaml
 from drgn_reliable import ProofVerdict, TaskReport
 
 TABLE = Path(__file__).with_name("chains.yaml")
-SECTIONS = ("parts", "acts", "tasks", "callers", "below", "forged")
+SECTIONS = ("parts", "acts", "tasks", "callers", "below")
 GAP = "..."
 REPEATED = re.compile(r"x(\d+)")
 SUFFIX = r"(\.(isra|constprop|part|cold|llvm)(\.\d+)*)*"
@@ -62,16 +62,11 @@ class Table:
     chains: dict[str, Chain]  # by patterns of task names
     callers: tuple[Rule, ...]
     below: tuple[Rule, ...]
-    forged: dict[str, str]
 
     def chain(self, comm: str) -> Chain | None:
         """What is known of a task of that name."""
         found = (c for name, c in self.chains.items() if fnmatch.fnmatchcase(comm, name))
         return next(found, None)
-
-    def is_forged(self, comm: str) -> bool:
-        """Whether a task's trace is known to be wrong in a way that cannot be seen."""
-        return any(fnmatch.fnmatchcase(comm, name) for name in self.forged)
 
 
 def missing_functions(reports: Iterable[TaskReport], table: Table | None = None) -> list[str]:
@@ -79,7 +74,7 @@ def missing_functions(reports: Iterable[TaskReport], table: Table | None = None)
     table = table or load()
     lines = []
     for report in reports:
-        if report.proof.verdict is not ProofVerdict.PROVEN or table.is_forged(report.comm):
+        if report.proof.verdict is not ProofVerdict.PROVEN:
             continue
         if problem := what_is_missing(report.comm, names_of(report), table):
             lines.append(f"{report.pid} {report.comm}: proven, but {problem}")
@@ -178,7 +173,7 @@ def load(path: Path = TABLE) -> Table:
         chains[f"k_{name}"] = _chain(f"{text} $thread", parts)
         chains[f"u_{name}"] = _chain(f"{text} $process", parts)
     callers, below = (_rules(sections[name]) for name in ("callers", "below"))
-    return Table(chains, callers, below, sections["forged"])
+    return Table(chains, callers, below)
 
 
 def _chain(text: str, parts: dict[str, str]) -> Chain:

@@ -224,11 +224,14 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
 
     def chain_formula(self, state: Arm64State) -> str:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
-        if state.regs is None and not (
-            state.stack.word(state.fp) or state.stack.word(state.fp + 8)
-        ):
-            return "a record of zeroes at fp; its type tells a struct pt_regs from the end"
-        return "fp = *fp, pc = *(fp + 8), sp = fp + 16"
+        if not self.facts.has_meta:
+            if state.fp == self.facts.final_record(state.task.stack):
+                return "fp is at the outermost record: the end of the stack"
+        elif not (state.stack.word(state.fp) or state.stack.word(state.fp + 8)):
+            kind = state.stack.word(state.fp + RECORD_SIZE)
+            what = {META_PT_REGS: "the one in a struct pt_regs", META_FINAL: "the final one"}
+            return f"a record of zeroes at fp, of type {kind}: {what.get(kind or 0, 'unknown')}"
+        return "pc = *(fp + 8), sp = fp + 16, fp = *fp"
 
     def return_to(self, state: Arm64State, walk: Walk, caller: CallerRegisters) -> None:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
@@ -254,10 +257,21 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
         elif not fp and not pc and self.facts.has_meta:
             self._to_meta(state, walk, record)
         elif not self._to_exception(state, walk, record, fp, pc):
+            inner, low = state.pc, state.consumed or state.sp
             state.regs, state.exact, state.found_by = None, False, FoundBy.FRAME_POINTER
             state.consumed = record + RECORD_SIZE
             state.fp, state.pc, state.sp = fp, self.plain_address(pc), record + RECORD_SIZE
             state.done = not self._recover(state, walk)
+            if not state.done:
+                self.note_passed_over(state, walk, inner, low, record)
+
+    def direct_call(self, pc: int) -> int | None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: BL has 26 bits of words."""
+        word = int.from_bytes(self._prog.read(pc - 4 & MASK, 4), "little")
+        if word >> 26 != 0b100101:
+            return None
+        words = word & 0x3FFFFFF
+        return pc - 4 + 4 * (words - (words >> 25 << 26)) & MASK
 
     def _accessible(self, state: Arm64State, walk: Walk, at: int, size: int) -> bool:
         """Whether the walk may read there: on a stack, above what it has read of it."""

@@ -286,9 +286,25 @@ class StackUnwinder(Unwinder[S]):
             found += self.facts.cpu_stacks(task.cpu)
         return found
 
+    @property
+    def trampolines(self) -> Mapping[int, str]:
+        """What tracers put in place of return addresses, and whose each is."""
+        found = {self._graph.trampoline: "the function graph tracer's"}
+        found[self._probes.trampoline] = "a return probe's"
+        return {address: whose for address, whose in found.items() if address is not None}
+
     def plain_address(self, pc: int) -> int:
         """A return address without what the CPU adds to it."""
         return pc
+
+    def may_stand_for(self, word: int) -> tuple[int, ...]:
+        """The program counters that a frame may have for a word that was read, as it is first."""
+        return (word, self.plain_address(word))
+
+    def known_registers(self, state: S) -> dict[str, int]:
+        """The registers of the frame that the walk keeps, by the names that formulas use."""
+        names = ("pc", "fp", "bp", "sp")
+        return {name: getattr(state, name) for name in names if hasattr(state, name)}
 
     def _memory(self, low: int, high: int, used_from: int, name: str) -> StackMemory:
         return self.stack_memory(self._prog, low, high, used_from, name, self._order)
@@ -299,6 +315,14 @@ class StackUnwinder(Unwinder[S]):
         """A word of an accessible stack; None, with the reason noted, if there is none."""
         word = state.stack.word(address)
         return self._read_elsewhere(state, walk, address) if word is None else word
+
+    def peek(self, state: S, address: int) -> int | None:
+        """A word of the present stack or of one that the walk may pass to; nothing is noted."""
+        word = state.stack.word(address)
+        if word is None and any(address in stack for stack in state.stacks):
+            with contextlib.suppress(FaultError):
+                word = self._prog.read_u64(address)
+        return word
 
     def _read_elsewhere(self, state: S, walk: Walk, address: int) -> int | None:
         if not state.stack.contains(address, 8) and not self.enter(state, walk, address):

@@ -11,7 +11,14 @@ from typing import NamedTuple
 from drgn_reliable.arch.base import StackState
 from drgn_reliable.frameinfo import Found, FrameInformation
 from drgn_reliable.model import Walk
-from drgn_reliable.tables.framerule import Abi, CallerRegisters, Unknown, caller_registers
+from drgn_reliable.tables.framerule import (
+    Abi,
+    CallerRegisters,
+    FrameRule,
+    Place,
+    Unknown,
+    caller_registers,
+)
 
 __all__ = ("CallerFinder", "Outcome")
 
@@ -31,7 +38,6 @@ class CallerFinder:
 
     def __init__(self, abi: Abi, information: FrameInformation, kept: Mapping[str, int]) -> None:
         self._abi = abi
-        self._names = {**abi.names, abi.ra: abi.names.get(abi.ra, "pc")}
         self._information = information
         self._registers = [(number, name) for number, name in abi.names.items() if name in kept]
 
@@ -65,7 +71,16 @@ class CallerFinder:
     def formulas(self, state: StackState) -> list[tuple[str, str]]:
         """The rules as formulas, each with its provider's name."""
         rules = self._information.at(state.pc, state.exact).rules
-        return [(found.name, found.rule.formula(self._names)) for found in rules]
+        return [(found.name, self._formula(found.rule)) for found in rules]
+
+    def _formula(self, rule: FrameRule) -> str:
+        """A rule as a person writes it, with the program counter that it gives."""
+        if rule.outermost:
+            return rule.formula(self._abi.names)
+        others = {n: place for n, place in rule.registers.items() if n != rule.ra}
+        place = rule.registers.get(rule.ra, Place(rule.ra))
+        text = rule._replace(registers=others).formula(self._abi.names)
+        return f"{text}, pc = {place.formula(self._abi.names) if place else 'lost'}"
 
     def compare(self, state: StackState, walk: Walk, outcomes: list[Outcome]) -> None:
         """Note where other providers lead elsewhere than the first."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from drgn import FaultError
+
 from drgn_reliable.arch.base import Parts, StackState, StackUnwinder
 from drgn_reliable.arch.callers import CallerFinder, Outcome
-from drgn_reliable.model import Walk
+from drgn_reliable.model import CodeKind, Walk
 from drgn_reliable.tables.framerule import CallerRegisters
 
 __all__ = ("ChainUnwinder",)
@@ -28,6 +30,7 @@ class ChainUnwinder(StackUnwinder[S]):
         super().__init__(parts)
         kept = parts.facts.register_offsets
         self._callers = CallerFinder(self.ABI, parts.information, kept)
+        self._called: dict[int, str | None] = {}
 
     # What an architecture adds -----------------------------------------------------------
 
@@ -78,6 +81,51 @@ class ChainUnwinder(StackUnwinder[S]):
         chain = [(self.name, self.chain_formula(state))]
         others = self._callers.formulas(state)
         return others + chain if state.proving and state.regs is not None else chain + others
+
+    # Frames passed over ------------------------------------------------------------------
+
+    def note_passed_over(self, state: S, walk: Walk, inner: int, low: int, record: int) -> None:
+        """See whether a record lies unused between two frames of a chain of records, and leads to
+        the same place: then a frame has been passed over, or it is a stale one. The call that
+        left the outer frame's address tells, if it names the function that it calls.
+
+        :param inner: program counter of the inner frame; the walk stands in the outer one.
+        :param low: where the words of the inner frame's record end.
+        :param record: address of the outer frame's record.
+        """
+        called = self._called_at(state.pc)
+        function = self.text.at(inner, exact=True).symbol
+        if called is not None and called == function:
+            return
+        word = state.stack.word
+        for at in range(max(low, state.stack.low), record - 8, 8):
+            if word(at) != record:
+                continue
+            pc = self.plain_address(word(at + 8) or 0)
+            code = self.text.at(pc, exact=False)
+            known = code.kind is not CodeKind.UNKNOWN and code.doubt is None
+            seen = any(code.symbol == frame.code.symbol for frame in walk.frames[-2:])
+            if known and not seen and called in (None, code.symbol):
+                detail = f"the record at {at:#x}, of a function that returns to {code}"
+                walk.note("record-passed-over", detail, pc=state.pc, sp=at, value=pc)
+                return
+
+    def _called_at(self, pc: int) -> str | None:
+        """The function that the call before a return address names; None if it names none."""
+        if pc not in self._called:
+            try:
+                target = self.direct_call(pc)
+            except FaultError:
+                target = None
+            self._called[pc] = None if target is None else self.text.at(target, exact=True).symbol
+        return self._called[pc]
+
+    def direct_call(self, pc: int) -> int | None:
+        """Where the call before a return address leads, None if its instruction does not say.
+
+        :raises drgn.FaultError: if the dump lacks the code.
+        """
+        return None
 
     # Across an exception -----------------------------------------------------------------
 

@@ -126,10 +126,14 @@ class LoongArchRule(NamedTuple):
         """
         if self.type in _NO_CALLER:
             return _NO_CALLER[self.type]
-        base = {SP: f"sp + {self.sp_offset}", FP: "fp"}.get(self.sp_register, "unknown")
+        base = {SP: _sum("sp", self.sp_offset), FP: "fp"}.get(self.sp_register, "unknown")
         pc = f"pc = *(cfa - {-self.ra_offset})" if self.ra_register == PREV_SP else "pc = ra"
         text = f"cfa = {base}, {'struct pt_regs at cfa' if self.type == TYPE_REGS else pc}"
         return text + (f", fp = *(cfa - {-self.fp_offset})" if self.fp_register == PREV_SP else "")
+
+
+def _sum(name: str, offset: int) -> str:
+    return f"{name} {'-' if offset < 0 else '+'} {abs(offset)}" if offset else name
 
 
 _NO_CALLER = {TYPE_UNDEFINED: "not unwindable", TYPE_END: "the end of the stack"}
@@ -294,6 +298,12 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
     def at_user_registers(self, state: LoongArchState, walk: Walk) -> bool:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         return self._in_user_mode(state)
+
+    def may_stand_for(self, word: int) -> tuple[int, ...]:
+        """See :class:`drgn_reliable.arch.base.StackUnwinder`. A return address is looked up at the
+        call before it, one in the vectors at the handler that they are copies of."""
+        call = word - INSTRUCTION & MASK
+        return (word, call, self.facts.called_at(word), self.facts.called_at(call))
 
     # One step ----------------------------------------------------------------------------
 

@@ -249,6 +249,12 @@ class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
 
     def chain_formula(self, state: Ppc64State) -> str:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        chain = state.stack.word(state.sp)
+        if chain == state.last:
+            return "*sp is the outermost frame: the end of the stack"
+        marker = state.stack.word((chain or 0) + self.facts.marker_at)
+        if marker in REGS_MARKERS:
+            return f"*sp is marked as an exception's: struct pt_regs at *sp + {self.facts.regs_at}"
         return f"sp = *sp, pc = *(*sp + {LR_AT})"
 
     def return_to(self, state: Ppc64State, walk: Walk, caller: CallerRegisters) -> None:

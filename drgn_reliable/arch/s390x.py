@@ -165,7 +165,9 @@ class S390xUnwinder(ChainUnwinder[StackState]):
     def chain_formula(self, state: StackState) -> str:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         if not state.stack.word(state.sp + BACK_CHAIN_AT & MASK):
-            return f"no back chain: a struct pt_regs at sp + {FRAME_SIZE}, or the end"
+            last = state.sp + FRAME_SIZE == self.facts.user_regs(state.task.stack)
+            what = "the end of the stack" if last else f"struct pt_regs at sp + {FRAME_SIZE}"
+            return f"no back chain: {what}"
         return f"sp = *(sp + {BACK_CHAIN_AT}), pc = *(*(sp + {BACK_CHAIN_AT}) + {R14_AT})"
 
     def return_to(self, state: StackState, walk: Walk, caller: CallerRegisters) -> None:

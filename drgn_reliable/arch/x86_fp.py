@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from drgn_reliable.arch.base import StackRegisters, StackState
 from drgn_reliable.arch.chain import ChainUnwinder
-from drgn_reliable.arch.x86_64 import ABI
+from drgn_reliable.arch.x86_64 import ABI, direct_call_target
 from drgn_reliable.arch.x86_unwinder import X86Unwinder, in_user_mode
 from drgn_reliable.memory import MASK, StackMemory
-from drgn_reliable.model import End, FoundBy, Walk
+from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, Walk
 from drgn_reliable.tables.framerule import CallerRegisters
 from drgn_reliable.tasks import Task
 
 __all__ = ("FramePointerUnwinder",)
 
 RECORD_SIZE = 16
+ENTRY_CALLS = (5, 9)
+"""Bytes into a function that its first instruction, if it is a call, returns to: with ENDBR64
+before it, 9."""
 ENCODED = 1
 """The bit that tells a ``struct pt_regs`` from a frame record."""
 
@@ -94,10 +97,26 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
             return False
         return found == bp or (word(bp), word(bp + 8)) == (found, caller.pc)
 
-    def chain_formula(self, state: FramePointerState) -> str:
-        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`. BP in a frame is what its record
+    def known_registers(self, state: FramePointerState) -> dict[str, int]:
+        """See :class:`drgn_reliable.arch.base.StackUnwinder`. BP in a frame is what its record
         holds; in an interrupted one, what was saved with the registers."""
-        return "bp = *bp, pc = *(bp + 8), sp = bp + 16"
+        found = {"pc": state.pc, "sp": state.sp}
+        bp = self._following(state)
+        return found if bp is None else {**found, "bp": bp}
+
+    def _following(self, state: FramePointerState) -> int | None:
+        """BP in the frame, which leads to the next one; None if the dump lacks it."""
+        if state.following is not None:
+            return state.following
+        return state.regs.get("bp") if state.regs else state.stack.word(state.bp)
+
+    def chain_formula(self, state: FramePointerState) -> str:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        if state.regs is None and state.following is None and self._is_last(state):
+            return "the last record of the stack: above it are a user task's registers, or nothing"
+        if (self._following(state) or 0) & ENCODED:
+            return "bp is odd: struct pt_regs at bp - 1"
+        return "pc = *(bp + 8), sp = bp + 16, bp = *bp"
 
     def return_to(self, state: FramePointerState, walk: Walk, caller: CallerRegisters) -> None:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
@@ -116,12 +135,42 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
         if state.regs is None and self._is_last(state):
             self._end(state, walk)
             return
-        following = state.regs.get("bp") if state.regs else state.stack.word(state.bp)
+        if self._passes_entry(state, walk) and state.proving:
+            self._to_entrys_caller(state, walk)
+            return
+        following = self._following(state)
         if following is None:
             at = state.regs.address if state.regs else state.bp
             self.stop_unreadable(state, walk, at or 0)
         elif not self._move(state, walk, following):
             state.done = True
+
+    def _passes_entry(self, state: FramePointerState, walk: Walk) -> bool:
+        """Whether the frame made its call from its function's entry, before it linked itself in:
+        the chain goes on with the caller's record, and passes over the caller's address. (For what
+        ftrace calls, its entry code puts a record of the caller there.)"""
+        if state.regs is not None or state.exact:
+            return False
+        code = self.text.at(state.pc, exact=False)
+        following, word = state.stack.word(state.bp), state.stack.word(state.sp)
+        if code.offset not in ENTRY_CALLS or code.role is not CodeRole.FUNCTION:
+            return False
+        if following is None or following & ENCODED or following == state.sp or not word:
+            return False
+        caller = self.text.at(word, exact=False)
+        tracers = (self._graph.trampoline, self._probes.trampoline)
+        if word not in tracers and (caller.kind is CodeKind.UNKNOWN or caller.doubt is not None):
+            return False
+        detail = f"{code} was called from; its caller's address is at {state.sp:#x}"
+        walk.note("entry-hides-caller", detail, pc=state.pc, sp=state.sp)
+        return True
+
+    def _to_entrys_caller(self, state: FramePointerState, walk: Walk) -> None:
+        """At a function's entry the return address is the word at SP, and BP is the caller's."""
+        slot, following = state.sp, state.stack.word(state.bp)
+        state.found_by = FoundBy.ENTRY
+        state.done = not self._return(state, walk, slot, slot + 8)
+        state.following = following
 
     def _is_last(self, state: FramePointerState) -> bool:
         """Whether the record is where the outermost function of a stack has it: below the user
@@ -162,14 +211,20 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
             detail = f"the frame at {frame:#x} is not above {state.frame_end:#x}"
             walk.note("wrong-direction", detail, pc=state.pc, sp=state.sp, value=following)
             return False
-        state.frame_end = frame + size
+        inner, low, state.frame_end = state.pc, state.frame_end, frame + size
         if encoded:
             return self._to_registers(state, walk, frame)
         state.regs = None
         state.bp, state.found_by = frame, FoundBy.FRAME_POINTER
         moved = self._return(state, walk, frame + 8, frame + RECORD_SIZE)
         state.exact = state.pc == self.facts.fork_return
+        if moved and low and state.stack is left:
+            self.note_passed_over(state, walk, inner, low, frame)
         return moved
+
+    def direct_call(self, pc: int) -> int | None:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
+        return direct_call_target(self._prog.read(pc - 5 & MASK, 5), pc)
 
     def _to_registers(self, state: FramePointerState, walk: Walk, at: int) -> bool:
         state.regs = StackRegisters(state.stack, at, self.facts.register_offsets)

@@ -5,60 +5,167 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from textwrap import wrap
 from typing import Any, TextIO
 
-from drgn_reliable.explain import ExplainedStack, ExplainedStep, Explanation, StackWord
+from drgn_reliable.explanation import (
+    ExplainedStack,
+    ExplainedStep,
+    Explanation,
+    ShownRule,
+    StackWord,
+)
 from drgn_reliable.formulas import Assigned
-from drgn_reliable.render.machine import SCHEMA, hex_or_null, reason_dict, task_dict
+from drgn_reliable.model import KernelVerdict, Reason
+from drgn_reliable.render.machine import frame_dict, hex_or_null, reason_dict, task_dict
 from drgn_reliable.render.table import reason_line, task_title
 
-__all__ = ("explanation_dict", "write_explanation", "write_explanations_json")
+__all__ = ("explanation_dict", "write_explanations", "write_explanations_json")
 
+EXPLANATION_SCHEMA = "drgn-reliable-explanation/1"
+_WIDTH = 100
+"""Columns; only what cannot be broken is longer."""
+_INDENT = 10 * " "
+_GLUE = "\N{NO-BREAK SPACE}"
+"""A space at which no line is broken."""
 _SHORT_RUN = 2
 """Words without a note that are shown between others; longer runs are counted."""
 
 
-def write_explanation(found: Explanation, out: TextIO, words: str) -> None:
-    """The walk step by step, and the stacks that it came by.
+def write_explanations(
+    found: Sequence[Explanation], warnings: Sequence[str], out: TextIO, words: str
+) -> None:
+    """Each walk step by step, and the stacks that it came by.
 
+    :param warnings: of the dump, a line each.
     :param words: which words of the stacks: ``marked``, ``all`` or ``none``.
     """
+    for number, each in enumerate(found):
+        out.write("\n" if number else "")
+        _write_explanation(each, out, words)
+    for warning in warnings:
+        out.write(f"warning: {warning}\n")
+
+
+def _write_explanation(found: Explanation, out: TextIO, words: str) -> None:
     out.write(task_title(found.report) + "\n\n")
     if found.start:
         registers = ", ".join(f"{name} {value:#x}" for name, value in found.start)
-        out.write(f"The walk starts from {registers}.\n\n")
-    for step in found.steps:
-        _write_step(step, out)
+        out.write(_wrapped(f"The walk starts from {registers}."))
     shown = {reason for step in found.steps for reason in step.reasons}
-    rest = [reason for reason in found.report.reasons if reason not in shown]
-    for reason in rest:
-        out.write(reason_line(reason) + "\n")
-    out.write(f"The proof's walk ended: {found.end}. The kernel's: {found.kernel_end}.\n")
+    for reason in found.report.reasons:
+        if reason not in shown:
+            _write_reason(reason, out)
+    out.write("\n" if found.start or found.report.reasons else "")
+    left = _last_of_kernel(found)
+    for step in found.steps:
+        _write_step(step, out, last=step is found.steps[-1])
+        if step is left:
+            line = f"The kernel's own walk came as far as this: {found.kernel_end}."
+            out.write(_wrapped(line, "  -- ", "     ") + "\n")
+    _write_ends(found, out)
     if words != "none":
         for stack in found.stacks:
             _write_stack(stack, out, every=words == "all")
 
 
-def _write_step(step: ExplainedStep, out: TextIO) -> None:
-    seen = "" if step.kernel else ", not seen by the kernel"
-    role = f", {step.code.purpose}" if step.code.purpose else ""
-    out.write(
-        f"#{step.frame} {step.code} ({step.found_by.value}{role}{seen})\n"
-        f"    {step.stack} stack, SP {step.sp:#x}, PC {step.code.pc:#x}\n"
+def _last_of_kernel(found: Explanation) -> ExplainedStep | None:
+    """The last step that a kernel's walk made which was refused, if the proof's went on."""
+    if found.report.kernel.verdict is not KernelVerdict.UNRELIABLE:
+        return None
+    came = [step for step in found.steps if step.kernel]
+    return came[-1] if came and came[-1] is not found.steps[-1] else None
+
+
+def _write_ends(found: Explanation, out: TextIO) -> None:
+    out.write(_wrapped(f"The proof's walk: {found.end}."))
+    out.write(_wrapped(f"The kernel's walk: {found.kernel_end}."))
+    mine = {(step.sp, step.code.symbol) for step in found.steps}
+    others = [
+        f"#{number} {frame.code}"
+        for number, frame in enumerate(found.kernel_frames)
+        if (frame.sp, frame.code.symbol) not in mine
+    ]
+    if others:
+        out.write(_wrapped(f"Frames that only the kernel's walk had: {', '.join(others)}.", ""))
+
+
+def _wrapped(text: str, first: str = "", rest: str | None = None) -> str:
+    """Text in lines that fit a page.
+
+    :param first, rest: what the first line and all others begin with.
+    """
+    rest = " " * len(first) if rest is None else rest
+    lines = wrap(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-    for number, rule in enumerate(step.rules):
-        out.write(f"    {'also' if number else 'rule'}: {rule.formula}   [{rule.provider}]\n")
-        if rule.values and (number or step.registers_at is None):
-            out.write(f"          {', '.join(map(_assigned, rule.values))}\n")
-    if step.registers_at is not None:
-        out.write(f"          to the struct pt_regs at {step.registers_at:#x}\n")
-    if step.registers_at is not None or not any(rule.values for rule in step.rules[:1]):
-        for read in step.reads:
-            if read.role and read.value is not None:
-                out.write(f"          {read.role} = *{read.address:#x} = {read.value:#x}\n")
+    return "".join(f"{line}\n" for line in lines).replace(_GLUE, " ")
+
+
+def _write_reason(reason: Reason, out: TextIO) -> None:
+    out.write(_wrapped(reason_line(reason).strip(), "  ", "      "))
+
+
+def _write_step(step: ExplainedStep, out: TextIO, last: bool) -> None:
+    role = f", {step.code.purpose}" if step.code.purpose else ""
+    out.write(f"#{step.frame} {step.code} ({step.found_by.value}{role})\n")
+    out.write(f"    {step.stack} stack, SP {step.sp:#x}, PC {step.code.pc:#x}\n")
+    for rule in step.rules[:1]:
+        out.write(_wrapped(_named(rule), "    rule: "))
+        if rule.values and not _by_reads(step):
+            out.write(_numbers(rule))
+    _write_outcome(step, out, last)
+    for rule in step.rules[1:]:
+        _write_alternative(rule, out)
     for reason in step.reasons:
-        out.write(reason_line(reason) + "\n")
+        _write_reason(reason, out)
     out.write("\n")
+
+
+def _write_outcome(step: ExplainedStep, out: TextIO, last: bool) -> None:
+    """Where the step leads, as far as the rule's numbers do not say it."""
+    if step.registers_at is not None:
+        whose = ", of user mode: the end" if last else ""
+        out.write(f"{_INDENT}to the struct pt_regs at {step.registers_at:#x}{whose}\n")
+    found = [read for read in step.reads if read.role and read.value is not None]
+    if found and _by_reads(step) and not last:
+        text = ", ".join(f"{r.role} = *{r.address:#x} = {r.value:#x}" for r in found)
+        out.write(_equations(text))
+    if step.replaced:
+        out.write(_equations(f"{step.replaced.why}: pc = {step.replaced.taken:#x}"))
+
+
+def _by_reads(step: ExplainedStep) -> bool:
+    """Whether the words that were read say more than the first rule's numbers: where it has none,
+    and where it leads to registers."""
+    return step.registers_at is not None or not any(rule.values for rule in step.rules[:1])
+
+
+def _write_alternative(rule: ShownRule, out: TextIO) -> None:
+    """A rule that the one that was followed can be held against."""
+    out.write(_wrapped(_named(rule), "    also: "))
+    if rule.values:
+        out.write(_numbers(rule))
+    elif " = " in rule.formula:
+        out.write(f"{_INDENT}has no numbers here: it needs more than is known of this frame\n")
+
+
+def _named(rule: ShownRule) -> str:
+    return f"{rule.formula}   [{rule.provider.replace(' ', _GLUE)}]"
+
+
+def _numbers(rule: ShownRule) -> str:
+    return _equations(", ".join(map(_assigned, rule.values)))
+
+
+def _equations(text: str) -> str:
+    """Assignments in lines that fit a page; none is torn apart."""
+    return _wrapped(text.replace(" = ", f"{_GLUE}={_GLUE}"), _INDENT)
 
 
 def _assigned(found: Assigned) -> str:
@@ -108,6 +215,7 @@ def explanation_dict(found: Explanation) -> dict[str, Any]:
         "steps": [_step_dict(step) for step in found.steps],
         "end": found.end,
         "kernel_end": found.kernel_end,
+        "kernel_frames": [frame_dict(frame) for frame in found.kernel_frames],
         "stacks": [_stack_dict(stack) for stack in found.stacks],
     }
 
@@ -134,6 +242,12 @@ def _step_dict(step: ExplainedStep) -> dict[str, Any]:
             }
             for read in step.reads
         ],
+        "replaced": step.replaced
+        and {
+            "read": hex_or_null(step.replaced.read),
+            "taken": hex_or_null(step.replaced.taken),
+            "why": step.replaced.why,
+        },
         "reasons": [reason_dict(reason) for reason in step.reasons],
     }
 
@@ -154,7 +268,13 @@ def _stack_dict(stack: ExplainedStack) -> dict[str, Any]:
     }
 
 
-def write_explanations_json(found: Sequence[Explanation], out: TextIO) -> None:
-    """Explanations as one JSON document."""
-    document = {"schema": SCHEMA, "explanations": [explanation_dict(each) for each in found]}
+def write_explanations_json(
+    found: Sequence[Explanation], warnings: Sequence[str], out: TextIO
+) -> None:
+    """Explanations as one JSON document (``drgn_reliable/schema``)."""
+    document = {
+        "schema": EXPLANATION_SCHEMA,
+        "warnings": list(warnings),
+        "explanations": [explanation_dict(each) for each in found],
+    }
     out.write(json.dumps(document, indent=1) + "\n")

@@ -21,6 +21,7 @@ __all__ = (
     "SCHEMA",
     "capsule_dict",
     "dump_header",
+    "frame_dict",
     "hex_or_null",
     "reason_dict",
     "task_dict",
@@ -37,7 +38,8 @@ def hex_or_null(value: int | None) -> str | None:
     return None if value is None else f"{value:#x}"
 
 
-def _frame_dict(frame: Frame) -> dict[str, Any]:
+def frame_dict(frame: Frame) -> dict[str, Any]:
+    """One element of a task's ``frames``."""
     code = frame.code
     return {
         "pc": hex_or_null(code.pc),
@@ -86,7 +88,7 @@ def task_dict(report: TaskReport) -> dict[str, Any]:
             "verdict": report.proof.verdict.value,
             "entries": [hex_or_null(entry) for entry in report.proof.entries],
         },
-        "frames": [_frame_dict(frame) for frame in report.frames],
+        "frames": [frame_dict(frame) for frame in report.frames],
         "reasons": [reason_dict(reason) for reason in report.reasons],
     }
 
@@ -102,6 +104,7 @@ def dump_header(report: DumpReport) -> dict[str, Any]:
         "types": report.types,
         "symbols": report.symbols,
         "problems": list(report.problems),
+        "warnings": list(report.warnings),
         "summary": summary_counts(report.tasks),
     }
 

@@ -152,6 +152,8 @@ def _write_summary(report: DumpReport, out: TextIO) -> None:
     )
     for problem in report.problems:
         out.write(f"incomplete: {problem}\n")
+    for warning in report.warnings:
+        out.write(f"warning: {warning}\n")
 
 
 def _counted(counts: dict[str, int]) -> str:

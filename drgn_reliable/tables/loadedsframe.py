@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 
-from drgn import Program
+from drgn import FaultError, Program
 
 from drgn_reliable.memory import MASK, byte_order, member_offset
 from drgn_reliable.sections import module_sections
@@ -72,7 +72,10 @@ def module_sframe(
     ]
     if start:
         return _section(prog, start, end - start, is_function)
-    address = module_sections(prog, module_address).get(".sframe")
+    try:
+        address = module_sections(prog, module_address).get(".sframe")
+    except FaultError:  # the dump does not tell whether it has one
+        return None
     return None if address is None else _section(prog, address, None, is_function)
 
 
