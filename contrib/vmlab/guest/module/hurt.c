@@ -44,13 +44,18 @@ static unsigned long *word_with(const struct patient *patient, unsigned long val
 	return NULL;
 }
 
+static unsigned long middle_of(const struct patient *patient)
+{
+	if (patient->count < 3)
+		return 0;
+	return vmlab_return_address(patient->entries[patient->count / 2]);
+}
+
 /* Put another address in place of the middle one of the trace. */
 static void replace_middle(const struct patient *patient, unsigned long value)
 {
-	unsigned long *word = NULL;
+	unsigned long *word = word_with(patient, middle_of(patient));
 
-	if (patient->count > 2)
-		word = word_with(patient, patient->entries[patient->count / 2]);
 	if (word && value)
 		vmlab_damage(patient->task, word, value);
 }
@@ -65,8 +70,7 @@ static void overwrite_end(const struct patient *patient)
 /* The address behind what follows the call. */
 static void forget_call(const struct patient *patient)
 {
-	replace_middle(patient, patient->entries[patient->count / 2] +
-				(IS_ENABLED(CONFIG_X86_64) ? 1 : 4));
+	replace_middle(patient, middle_of(patient) + (IS_ENABLED(CONFIG_X86_64) ? 1 : 4));
 }
 
 /* A function of which only the first instruction is over: it has no frame yet. */

@@ -14,6 +14,12 @@ extern bool (*vmlab_hurt)(struct task_struct *task, const unsigned long *entries
 /* Overwrites a word on behalf of a task, read-only or not, and takes it down. */
 void vmlab_damage(struct task_struct *task, void *word, unsigned long value);
 
+/* What is on the stack for an entry: loongarch64 tells where a call is, not where it returns to. */
+static inline unsigned long vmlab_return_address(unsigned long entry)
+{
+	return entry + (IS_ENABLED(CONFIG_LOONGARCH) ? 4 : 0);
+}
+
 /* The address of anything that the kernel has a name for, or 0. */
 unsigned long vmlab_address(const char *name);
 

@@ -175,7 +175,7 @@ static void hurt_middle(struct task_struct *task, int count)
 
 	if (count < 3)
 		return;
-	while (--end > word && *end != entries[count / 2])
+	while (--end > word && *end != vmlab_return_address(entries[count / 2]))
 		;
 	if (end > word)
 		vmlab_damage(task, end, HURT_VALUE);
