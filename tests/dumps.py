@@ -40,6 +40,12 @@ class Dump:
         """Tasks whose stacks were damaged on purpose after their kernel had answered."""
         return verdicts.damaged_pids(self.rows)
 
+    @property
+    def asked_again(self) -> set[int]:
+        """Those of them for which their kernel was asked once more."""
+        again = verdicts.after_damage(self.rows)
+        return {row.pid for row in self.recorded if row.task in again} & self.damaged
+
     def count(self, verdict: str | None = None) -> int:
         """How many tasks the kernel gave a verdict, or how many there are."""
         counts = verdicts.counts(self.recorded)

@@ -18,8 +18,8 @@ from contrib.vmlab.conform import differences
 from drgn_reliable import CATALOGUE, Kernel, KernelVerdict, ProofVerdict, Scanner, open_dump
 from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.model import CodeKind, FoundBy
-from tests.conftest import CONFORMING, Scanned
-from tests.dumps import VMCORES
+from tests.conftest import CONFORMING, Scanned, scan_dump
+from tests.dumps import DUMPS, VMCORES
 from tests.reports import reported
 
 MEGABYTE = 1 << 20
@@ -46,7 +46,8 @@ def test_every_verdict_and_entry_is_the_kernels_own(
 ) -> None:
     """The kernel's tasks in its order, and for each the verdict that it gave and its entries."""
     total, wrong = len(scanned.reports), differences(scanned.reports, scanned.dump.rows)
-    equal = total - len(wrong) - len(scanned.dump.damaged)
+    unasked = len(scanned.dump.damaged - scanned.dump.asked_again)
+    equal = total - len(wrong) - unasked
     line = f"{scanned.dump.name:26} {scanned.kernel.unwinder.name:20} {equal} of {total}"
     line += f", {len(scanned.dump.damaged)} damaged on purpose" if scanned.dump.damaged else ""
     request.config.stash[CONFORMING].append(line)
@@ -78,13 +79,33 @@ def test_a_difference_is_seen(scanned_6_1: Scanned) -> None:
         assert line.startswith(f"{last.pid} {last.comm}: {answer.verdict.value}")
 
 
-def test_a_damaged_stack_is_not_called_reliable(scanned: Scanned) -> None:
-    """Tasks damaged after their kernel had answered are refused now, and the proof refutes them."""
+def test_a_difference_after_damage_is_seen() -> None:
+    """Of a damaged task that the kernel was asked about again, its second answer counts; and
+    whatever it says, damage is not proven."""
+    dump = next(dump for dump in DUMPS if dump.name == "x86_64-6.12.kdump")
+    reports, rows = scan_dump(dump).reports, dump.rows
+    at, report = next((i, r) for i, r in enumerate(reports) if r.comm == "hurt_early")
+    assert report.kernel.entries == report.proof.entries != dump.find("hurt_early").entries
+    proven = report.proof._replace(verdict=ProofVerdict.PROVEN)
+    for wrong, told in (
+        (replace(report, kernel=report.kernel._replace(entries=())), "reliable, recorded reliable"),
+        (replace(report, proof=proven), "proven, though its stack was damaged"),
+    ):
+        (line,) = differences([*reports[:at], wrong, *reports[at + 1 :]], rows)
+        assert line.startswith(f"{report.pid} hurt_early: {told}")
+    unasked = "\n".join(row for row in rows.split("\n") if not row.startswith("H "))
+    assert differences(reports, unasked) == []
+
+
+def test_a_damaged_stack_is_never_proven(scanned: Scanned) -> None:
+    """Tasks damaged after their kernel had answered: not every kernel notices, but the proof does.
+    All but those on a CPU were asked for again."""
     damaged = [r for r in scanned.reports if r.pid in scanned.dump.damaged]
     assert len(damaged) == len(scanned.dump.damaged)
     for report in damaged:
-        assert report.kernel.verdict is KernelVerdict.UNRELIABLE
-        assert report.proof.verdict is ProofVerdict.REFUTED
+        assert report.proof.verdict is not ProofVerdict.PROVEN, report
+        running = report.kernel.verdict is KernelVerdict.RUNNING
+        assert running != (report.pid in scanned.dump.asked_again)
 
 
 def test_the_fast_path_changes_nothing(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +135,9 @@ def test_every_reliable_trace_of_these_dumps_is_proven(scanned: Scanned) -> None
     doubted = [
         r
         for r in scanned.reports
-        if r.kernel.verdict is KernelVerdict.RELIABLE and r.proof.verdict is not ProofVerdict.PROVEN
+        if r.kernel.verdict is KernelVerdict.RELIABLE
+        and r.proof.verdict is not ProofVerdict.PROVEN
+        and r.pid not in scanned.dump.damaged
     ]
     open_ = [r for r in doubted if [x.id for x in r.reasons] == ["record-passed-over"]]
     assert all(r.proof.verdict is ProofVerdict.UNDECIDED for r in open_)
@@ -135,7 +158,8 @@ def test_no_proven_trace_lacks_a_function(scanned: Scanned) -> None:
 def test_running_tasks_are_walked_from_the_cpus_registers(scanned: Scanned) -> None:
     """A task on a CPU is shown from the registers in the dump, down to where it began. Only ORC
     data know for every instruction whether the frame is complete: only they prove the trace."""
-    running = [r for r in scanned.reports if r.reasons and r.reasons[0].id == "running"]
+    on_cpu = [r for r in scanned.reports if r.reasons and r.reasons[0].id == "running"]
+    running = [r for r in on_cpu if r.pid not in scanned.dump.damaged]
     assert running
     answer = (KernelVerdict.RUNNING, -16)
     if not scanned.kernel.supports_reliable:

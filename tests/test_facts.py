@@ -61,6 +61,7 @@ NO_ORC = {
 }
 NO_LIVEPATCH: dict[str, Any] = {"livepatch": False, "livepatches": [], "livepatch_transition": ""}
 INTERRUPTED = "tasks that were interrupted in kernel code are refused, each of them"
+FOREIGN = "tainted: O: module from out of tree; its code and its unwind data come from elsewhere"
 NO_BPF = "BPF code without unwind data, tasks in which are refused: "
 ARM64 = {
     **NO_ORC,
@@ -82,7 +83,27 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "x86_64-6.12": {
         **DEBIAN_X86,
         "orc_entries": 433529,
-        "preflight": [NO_BPF + "5 programs, 4 trampolines"],
+        "vsyscall": "xonly",
+        "preemption": "full (can be changed)",
+        "modules_without_unwind_data": ["vmlab_noorc"],
+        "module_taints": ["vmlab_noorc: OE", *VMLAB],
+        "kprobes": 9,
+        "livepatches": [],
+        "taints": [
+            "W: a warning",
+            "O: module from out of tree",
+            "E: module without a valid signature",
+            "X: auxiliary, by the distribution",
+        ],
+        "preflight": [
+            "modules without unwind data, tasks in which are refused: vmlab_noorc",
+            "return addresses are being replaced by the function graph tracer",
+            "return addresses are being replaced by kretprobes: 7",
+            "optimised kprobes, tasks in whose detours are refused: 1",
+            NO_BPF + "5 programs, 4 trampolines",
+            "tainted: W: a warning; it may be the unwinder's: look for it in the log",
+            FOREIGN,
+        ],
     },
     "x86_64-6.12-crash": {
         **DEBIAN_X86,
@@ -112,6 +133,20 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "reliable_stack_traces": True,
         "preemption": "full or lazy",
         "preflight": [INTERRUPTED],
+    },
+    "aarch64-7.2-hurt": {
+        **NO_ORC,
+        "reliable_stack_traces": True,
+        "livepatch": True,
+        "pointer_authentication": "off",
+        "preemption": "full (can be changed)",
+        "kprobes": 8,
+        "preflight": [
+            INTERRUPTED,
+            "return addresses are being replaced by the function graph tracer",
+            "return addresses are being replaced by kretprobes: 7",
+            FOREIGN,
+        ],
     },
     "ppc64le-6.12-64k": {
         **NO_ORC,

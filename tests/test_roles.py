@@ -199,7 +199,12 @@ X86 = {
 
 SEEN = {
     "x86_64-6.1": {**X86, "bpf_lsm": (CodeRole.BPF_PROGRAM, "bpf_lsm_socket_listen")},
-    "x86_64-6.12": {**X86, "bpf_spin": (CodeRole.BPF_PROGRAM, "__x64_sys_getpgid")},
+    "x86_64-6.12": {
+        **X86,
+        "u_kp_opt": (CodeRole.OPTPROBE, "vmlab_kp_here"),  # there for the sake of hurt_slot
+        "bpf_fexit": (CodeRole.BPF_TRAMPOLINE, "__x64_sys_rt_sigsuspend"),
+        "bpf_spin": (CodeRole.BPF_PROGRAM, "__x64_sys_getpgid"),
+    },
     "x86_64-6.12-crash": X86,
     "x86_64-7.2": {**X86, "bpf_lsm": (CodeRole.BPF_TRAMPOLINE, "bpf_lsm_socket_listen")},
     "x86_64-7.2-fp": X86,
@@ -207,6 +212,10 @@ SEEN = {
     "aarch64-7.2-16k": {
         "u_ft_list": (CodeRole.FTRACE, "one of 5 callbacks"),
         "bpf_module": (CodeRole.BPF_TRAMPOLINE, "vmlab_bpf_sleep"),
+        "init": (CodeRole.ENTRY, None),
+    },
+    "aarch64-7.2-hurt": {
+        "k_ft_list": (CodeRole.FTRACE, "one of 5 callbacks"),
         "init": (CodeRole.ENTRY, None),
     },
     "ppc64le-6.12-64k": {"u_ft_regs": (CodeRole.FTRACE, "one of 6 callbacks")},

@@ -107,8 +107,12 @@ def test_a_damaged_task_keeps_its_row() -> None:
     """What was damaged is known of the tasks that are kept, and of no others."""
     end = "0  B  "
     rows = [f"T task a 1 1 1 0 1 {end}one", f"T task b 2 2 1 0 1 {end}two", "D a 1 f 0 1 one"]
-    text = "\n".join([*rows, "D b 2 f 0 1 two", "END", ""])
-    assert verdicts.of_names(text, ["o*"]) == "\n".join([rows[0], rows[2], "END", ""])
+    again = ["H a 1 2 ff,fe, one", "H b 2 -22  two"]
+    text = "\n".join([*rows, again[0], "D b 2 f 0 1 two", again[1], "END", ""])
+    kept = verdicts.of_names(text, ["o*"])
+    assert kept == "\n".join([rows[0], rows[2], again[0], "END", ""])
+    assert verdicts.after_damage(kept) == {10: ("reliable", (0xFF, 0xFE))}
+    assert verdicts.after_damage(text)[11] == ("unreliable", ())
 
 
 def test_no_task_of_such_a_name_replaces_nothing(

@@ -206,6 +206,14 @@ ENDS = [
         setup={"switched": ("__schedule+8", Up(0, 4))},
     ),
     case(
+        "2: a return address that no call left: the kernel does not look",
+        [*SCHEDULE, *frame("foo+8"), *frame("sys_read+8"), *frame("entry+8"), *USER],
+        ["schedule", "foo", "sys_read", "entry"],
+        proof="undecided",
+        reasons=["no-call-before"],
+        setup={"no_call": "foo+8"},
+    ),
+    case(
         "2: an overwritten end of the stack is seen",
         TO_USER,
         CALLERS,

@@ -31,7 +31,7 @@ class Recorded:
     @property
     def verdict(self) -> str:
         """As :class:`drgn_reliable.KernelVerdict` says it; an unknown error is never reliable."""
-        return "reliable" if self.answer >= 0 else NAMES.get(self.answer, f"error {self.answer}")
+        return _name(self.answer)
 
 
 def parse(rows: str) -> list[Recorded]:
@@ -42,6 +42,17 @@ def parse(rows: str) -> list[Recorded]:
 def damaged_pids(rows: str) -> set[int]:
     """The tasks of "D" rows, whose stacks were damaged after their kernel had answered."""
     return {int(row.split()[2]) for row in _lines(rows) if row.startswith("D ")}
+
+
+def after_damage(rows: str) -> dict[int, tuple[str, tuple[int, ...]]]:
+    """By the addresses of damaged tasks, what their kernel said when it was asked again, in "H"
+    rows: ``H task pid answer entries comm``; its verdict and its entries."""
+    found = {}
+    for row in _lines(rows):
+        if row.startswith("H "):
+            _, task, _, answer, entries, _ = row.split(" ", 5)
+            found[int(task, 16)] = (_name(int(answer)), _entries(entries))
+    return found
 
 
 def of_names(rows: str, patterns: Iterable[str]) -> str:
@@ -69,7 +80,15 @@ def _task_of(row: str) -> int | None:
     """The task that a row is about, if it is about one."""
     if row.startswith("T "):
         return int(row.split(" ", 3)[2], 16)
-    return int(row.split(" ", 2)[1], 16) if row.startswith("D ") else None
+    return int(row.split(" ", 2)[1], 16) if row.startswith(("D ", "H ")) else None
+
+
+def _name(answer: int) -> str:
+    return "reliable" if answer >= 0 else NAMES.get(answer, f"error {answer}")
+
+
+def _entries(text: str) -> tuple[int, ...]:
+    return tuple(int(word, 16) for word in text.strip().split(",") if word)
 
 
 def _parse_row(row: str) -> Recorded:
@@ -82,6 +101,6 @@ def _parse_row(row: str) -> Recorded:
         int(tgid),
         on_cpu != "0",
         int(answer),
-        tuple(int(word, 16) for word in entries.strip().split(",") if word),
+        _entries(entries),
         tail.partition(" ")[2],
     )

@@ -409,6 +409,10 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
             found = self.probed_return(state, walk, 0, looked_up=False)
         if found is None:
             return False
+        if adjust and self.text.at(found, exact=False).doubt == "no-call-before":
+            # The kernel steps back to where the call is, which is taken as it is.
+            detail = f"{found:#x} does not follow a call"
+            walk.note("no-call-before", detail, pc=found, sp=sp, value=found)
         state.pc = self.facts.called_at(found - adjust & MASK)
         state.exact = bool(adjust) or found == self.facts.fork_return
         return True

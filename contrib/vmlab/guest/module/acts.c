@@ -11,7 +11,7 @@
 #include <linux/uaccess.h>
 
 static const struct act *const catalogue[] = {
-	plain_acts, probed_acts, odd_acts, chain_acts,
+	plain_acts, probed_acts, odd_acts, chain_acts, hurt_acts,
 };
 
 static const struct act *find_act(const char *name)
@@ -145,6 +145,7 @@ static int __init vmlab_states_init(void)
 
 	if (error)
 		return error;
+	hurt_init();
 	return proc_create("vmlab_states", 0600, NULL, &states_ops) ? 0 : -ENOMEM;
 }
 

@@ -36,8 +36,10 @@ extern const struct act plain_acts[];
 extern const struct act probed_acts[];
 extern const struct act odd_acts[];
 extern const struct act chain_acts[];
+extern const struct act hurt_acts[];
 
 int probed_init(void);		/* place the probes; before any act runs */
+void hurt_init(void);		/* tell the oracle what to do to tasks named hurt_* */
 
 void sleep_in(unsigned int state);	/* sleep in that state for good */
 void spin(void);			/* run for good, preemptibly */

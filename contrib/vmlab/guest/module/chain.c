@@ -219,5 +219,11 @@ const struct act chain_acts[] = {
 	{ "chain_far1", act_chain_far, ACT_PREEMPTED },
 	{ "chain_far2", act_chain_far, ACT_PREEMPTED },
 	{ "chain_copy", act_chain_copy, ACT_PREEMPTED },
+#ifdef CONFIG_ARM64
+	{ "hurt_skip", act_chain_body, ACT_THREAD | ACT_PREEMPTED },
+#endif
+#if defined(CONFIG_X86_64) && defined(CONFIG_UNWINDER_ORC)
+	{ "hurt_circle", act_chain_alloca, ACT_THREAD | ACT_PREEMPTED },
+#endif
 	{}
 };

@@ -152,6 +152,21 @@ const struct act plain_acts[] = {
 	{ "create", act_create, ACT_THREAD },
 	{ "hurt_deep", act_deep5, ACT_THREAD },
 	{ "hurt_sleep", act_sleep, ACT_THREAD },
+	{ "hurt_end", act_deep5, ACT_THREAD },
+	{ "hurt_call", act_deep5, ACT_THREAD },
+	{ "hurt_init", act_deep5, ACT_THREAD },
+#ifdef CONFIG_ARM64
+	{ "hurt_early", act_deep5, ACT_THREAD },
+	{ "hurt_aligned", act_deep5, ACT_THREAD },
+	{ "hurt_traced", act_deep5, ACT_THREAD },
+#endif
+#if defined(CONFIG_X86_64) && defined(CONFIG_UNWINDER_ORC)
+	{ "hurt_early", act_deep5, ACT_THREAD },
+	{ "hurt_vsyscall", act_deep5, ACT_THREAD },
+	{ "hurt_slot", act_deep5, ACT_THREAD },
+	{ "hurt_regs", act_spin, ACT_THREAD | ACT_PREEMPTED },
+	{ "hurt_user", act_spin, ACT_THREAD | ACT_PREEMPTED },
+#endif
 	DEEP_ACT(82), DEEP_ACT(83), DEEP_ACT(84), DEEP_ACT(85), DEEP_ACT(86), DEEP_ACT(87),
 	DEEP_ACT(88), DEEP_ACT(89), DEEP_ACT(90), DEEP_ACT(91), DEEP_ACT(92), DEEP_ACT(120),
 	{}

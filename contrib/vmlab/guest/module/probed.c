@@ -384,5 +384,9 @@ const struct act probed_acts[] = {
 #ifdef CONFIG_X86_64
 	{ "kp_opt", act_kp_opt },
 #endif
+	{ "hurt_krp_lost", act_krp_sleep, ACT_THREAD },
+	{ "hurt_krp_kept", act_krp_sleep, ACT_THREAD },
+	{ "hurt_fg_lost", act_fg_sleep, ACT_THREAD },
+	{ "hurt_fg_kept", act_fg_sleep, ACT_THREAD },
 	{}
 };

@@ -13,6 +13,7 @@
  * that the rows are complete when the header says VMLAB_READY. Nothing is
  * printed while the CPUs are stopped: consoles may need a thread to do so.
  */
+#include "hurt.h"
 #include <linux/cpumask.h>
 #include <linux/init.h>
 #include <linux/kallsyms.h>
@@ -132,27 +133,75 @@ static void judge_everyone(void)
 
 /* ---- deliberate damage, after the verdict ---- */
 
-/*
- * Overwrite the middle return address of a task's stack. The verdict recorded
- * above is the one from before; a row marks the task, the place, and the values.
- */
-static void hurt(struct task_struct *task)
+bool (*vmlab_hurt)(struct task_struct *task, const unsigned long *entries, int count);
+EXPORT_SYMBOL_GPL(vmlab_hurt);
+
+/* Some of it is read-only to everybody. */
+static void overwrite(void *word, unsigned long value)
+{
+#ifdef CONFIG_X86_64
+	unsigned long cr0 = read_cr0();
+
+	asm volatile("mov %0, %%cr0" : : "r"(cr0 & ~X86_CR0_WP) : "memory");
+	memcpy(word, &value, sizeof(value));
+	asm volatile("mov %0, %%cr0" : : "r"(cr0) : "memory");
+#else
+	memcpy(word, &value, sizeof(value));
+#endif
+}
+
+void vmlab_damage(struct task_struct *task, void *word, unsigned long value)
+{
+	unsigned long old;
+
+	memcpy(&old, word, sizeof(old));	/* it need not be aligned */
+	overwrite(word, value);
+	put("D %lx %d %lx %lx %lx %s\n", (unsigned long)task, task->pid,
+	    (unsigned long)word, old, value, task->comm);
+}
+EXPORT_SYMBOL_GPL(vmlab_damage);
+
+unsigned long vmlab_address(const char *name)
+{
+	return lookup_name(name);
+}
+EXPORT_SYMBOL_GPL(vmlab_address);
+
+/* Overwrite the middle return address of a task's stack. */
+static void hurt_middle(struct task_struct *task, int count)
 {
 	unsigned long *word = task_stack_page(task);
 	unsigned long *end = (void *)word + THREAD_SIZE;
-	int count = save_reliable ? save_reliable(task, entries, MAX_ENTRIES) : 0;
-	unsigned long victim;
 
 	if (count < 3)
 		return;
-	victim = entries[count / 2];
-	while (--end > word && *end != victim)
+	while (--end > word && *end != vmlab_return_address(entries[count / 2]))
 		;
-	if (end == word)
+	if (end > word)
+		vmlab_damage(task, end, HURT_VALUE);
+}
+
+/*
+ * The verdict that was put down is the one from before. A row marks the task, each place, and
+ * the values; another what the kernel says of it now.
+ */
+static void hurt(struct task_struct *task)
+{
+	int on_cpu = READ_ONCE(task->on_cpu);
+	int verdict, count = 0;
+	bool named = !strncmp(task->comm, HURT_PREFIX, strlen(HURT_PREFIX));
+
+	if (save_reliable && !on_cpu)
+		count = save_reliable(task, entries, MAX_ENTRIES);
+	if (!(vmlab_hurt && vmlab_hurt(task, entries, count)) && named)
+		hurt_middle(task, count);
+	if (!named || !save_reliable || on_cpu)
 		return;
-	*end = HURT_VALUE;
-	put("D %lx %d %lx %lx %lx %s\n", (unsigned long)task, task->pid,
-	    (unsigned long)end, victim, HURT_VALUE, task->comm);
+	verdict = save_reliable(task, entries, MAX_ENTRIES);
+	put("H %lx %d %d ", (unsigned long)task, task->pid, verdict);
+	if (verdict > 0)
+		put_entries(verdict);
+	put(" %s\n", task->comm);
 }
 
 static void hurt_the_willing(void)
@@ -161,8 +210,7 @@ static void hurt_the_willing(void)
 
 	rcu_read_lock();
 	for_each_process_thread(leader, task)
-		if (!strncmp(task->comm, HURT_PREFIX, strlen(HURT_PREFIX)))
-			hurt(task);
+		hurt(task);
 	rcu_read_unlock();
 }
 
