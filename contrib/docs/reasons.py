@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "reasons.md"
 BEGIN = "<!-- Written by python -m contrib.docs.reasons; do not edit. -->"
 END = "<!-- End of what is written. -->"
 DOCUMENT = "https://docs.kernel.org/livepatch/reliable-stacktrace.html"
-DAMAGED = "hurt_"
+DAMAGED = ("hurt_", "migration/1")
 """How the names of tasks begin whose stacks were damaged after their kernel had answered."""
 
 
