@@ -26,6 +26,7 @@ from drgn_reliable.files.kdumpwriter import write_kdump
 from drgn_reliable.files.notes import NT_PRSTATUS, drop_notes, iter_notes, swapped_registers
 from drgn_reliable.files.packed import Watch, unwatched
 from drgn_reliable.kernel import Kernel
+from drgn_reliable.livepatch import analyse
 from drgn_reliable.memory import byte_order, member_offset
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.opening import OpenedDump, open_dump, opened_dump, physical_program
@@ -168,6 +169,8 @@ def _report(kernel: Kernel, wanted: Sequence[str], progress: Progress = iter) ->
 def _touch_more(kernel: Kernel, report: DumpReport) -> None:
     """Read what the report did not need but a reader of the capsule will."""
     kernel_facts(kernel, whole_tables=False)
+    if kernel.owners.patches.all:
+        analyse(kernel)
     for module in kernel.modules:
         region = module.regions[0]
         module.symbol(kernel.prog, region.start, region)

@@ -22,12 +22,15 @@ from drgn_reliable.commands import (
     CAPSULE,
     EXPLAIN,
     INFO,
+    KLP,
     REASONS,
     SCAN,
     Command,
     exit_code,
+    klp_exit_code,
     run_explain,
     run_info,
+    run_klp,
     run_reasons,
     run_scan,
     show_capsule,
@@ -48,12 +51,14 @@ _EPILOG = """\
 examples:
   drgn-reliable scan vmcore                 a verdict for every task
   drgn-reliable scan vmcore --only unreliable -v
+  drgn-reliable klp vmcore                  why does the livepatch not finish
   drgn-reliable explain vmcore 4711         how one task's verdicts came about
   drgn-reliable info vmcore                 what kernel is in it
   drgn-reliable reasons                     what can make a trace unreliable
 
 Nothing but the dump is needed: types, symbols and unwind data come from its own memory. In
-drgn's shell the same is at hand as %reliable, %unreliable, %reliable-explain and %reliable-reasons.
+drgn's shell the same is at hand as %reliable, %unreliable, %klp, %reliable-explain and
+%reliable-reasons.
 """
 
 
@@ -75,6 +80,9 @@ def make_parser() -> argparse.ArgumentParser:
     scan.add_argument(
         "-o", "--output", metavar="FILE", help="write the report to FILE, whole or not at all"
     ).complete = shtab.FILE  # type: ignore[attr-defined]
+    klp = _add(commands, KLP)
+    _add_dump(klp)
+    _add_tasks(klp, "look at this thread only")
     explain = _add(commands, EXPLAIN)
     _add_dump(explain)
     explain.add_argument(
@@ -177,6 +185,10 @@ def _run(args: argparse.Namespace) -> int:
         run_info(kernel, args, sys.stdout)
         sys.stdout.flush()
         return 0
+    if args.command == KLP.name:
+        found = run_klp(kernel, args, args.task, sys.stdout, _progress)
+        sys.stdout.flush()
+        return klp_exit_code(found)
     if args.command == EXPLAIN.name:
         run_explain(kernel, args, args.task, sys.stdout)
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from drgn_reliable.errors import UsageError
@@ -18,10 +18,12 @@ from drgn_reliable.explain import explain_task
 from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.kernel import Kernel
+from drgn_reliable.livepatch import Decision, LivepatchReport, analyse
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
 from drgn_reliable.render.explanation import write_explanations, write_explanations_json
+from drgn_reliable.render.livepatch import write_livepatch, write_livepatch_json
 from drgn_reliable.render.machine import capsule_dict
 from drgn_reliable.render.table import write_capsule_summary, write_facts, write_reasons
 from drgn_reliable.report import Scanner, collector_paused
@@ -32,13 +34,16 @@ __all__ = (
     "CAPSULE",
     "EXPLAIN",
     "INFO",
+    "KLP",
     "REASONS",
     "SCAN",
     "Argument",
     "Command",
     "exit_code",
+    "klp_exit_code",
     "run_explain",
     "run_info",
+    "run_klp",
     "run_reasons",
     "run_scan",
     "show_capsule",
@@ -217,6 +222,44 @@ exit status:
     ),
 )
 
+KLP = Command(
+    "klp",
+    "say why a livepatch transition does not finish",
+    "Show the livepatches of the dumped kernel and, while one is being applied or removed, every "
+    "task that has not switched: what the kernel decides on it at each attempt (running, "
+    "unreliable stack, sleeping on a function of the patch), all such functions on its stack, what "
+    "it waits for, and what to do. What the kernel's own log says of each task is compared.",
+    """\
+examples:
+  drgn-reliable klp vmcore                      why does it not finish
+  drgn-reliable klp vmcore -v                   with stacks and every patched function
+  drgn-reliable klp vmcore --only sleeping      one kind only
+  drgn-reliable klp vmcore --format json
+
+exit status:
+  0  no transition, or all tasks would switch at the next attempt
+  1  stalled: at least one task cannot be switched
+  2  usage: an argument is wrong
+  3  the dump cannot be opened, lacks what is needed, or could not be read whole
+""",
+    (
+        _argument(
+            "--only",
+            action="append",
+            choices=[decision.value for decision in Decision],
+            default=[],
+            help="only tasks with this decision; may be given more than once",
+        ),
+        _FACTS_FORMAT,
+        _argument(
+            "-v",
+            "--verbose",
+            action="store_true",
+            help="show whole stacks, and every function of every patch",
+        ),
+    ),
+)
+
 CAPSULE = Command(
     "capsule",
     "write a small dump that holds only what the analysis reads",
@@ -313,6 +356,39 @@ def run_explain(
     else:
         write_explanations(found, warnings, out, args.words)
     return found
+
+
+def run_klp(
+    kernel: Kernel,
+    args: argparse.Namespace,
+    wanted: Sequence[str],
+    out: TextIO,
+    progress: Progress = _no_progress,
+) -> LivepatchReport:
+    """Write why the livepatch transition does not finish and return the report, which has every
+    task that was looked at, shown or not.
+
+    :param wanted: PIDs or task addresses; all if none is named.
+    :raises UsageError: if there is no such task.
+    """
+    every = kernel.tasks
+    tasks = every.select(wanted) if wanted else progress(every, kernel.expected_tasks())
+    with collector_paused():
+        report = analyse(kernel, tasks)
+    shown = report
+    if args.only:
+        chosen = tuple(task for task in report.tasks if task.decision.value in args.only)
+        shown = replace(report, tasks=chosen)
+    if args.format == "json":
+        write_livepatch_json(shown, out)
+    else:
+        write_livepatch(shown, out, verbose=args.verbose)
+    return report
+
+
+def klp_exit_code(report: LivepatchReport) -> int:
+    """The exit status that the command's help documents."""
+    return 3 if report.problems else int(report.stalled)
 
 
 def run_reasons(args: argparse.Namespace, out: TextIO) -> list[ReasonKind]:

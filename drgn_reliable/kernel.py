@@ -133,6 +133,11 @@ class Kernel:
         return dump.path if dump else self.prog.core_dump_path or ""
 
     @property
+    def has_debug_information(self) -> bool:
+        """Whether types come from debug information rather than from BTF."""
+        return _FINDER not in self.prog.registered_type_finders()
+
+    @property
     def supports_reliable(self) -> bool:
         """Whether the kernel has ``arch_stack_walk_reliable()``."""
         return self.symbols.address("arch_stack_walk_reliable") is not None

@@ -13,12 +13,23 @@ from functools import cached_property, partial
 
 from drgn import FaultError, Program
 
-from drgn_reliable.memory import MASK, Layout, container_nodes, gather, member_offset
+from drgn_reliable.memory import (
+    MASK,
+    Layout,
+    container_nodes,
+    gather,
+    list_nodes,
+    member_offset,
+)
 from drgn_reliable.symbols import Symbols
 
 __all__ = ("Patch", "PatchedFunction", "PatchedObject", "Patches")
 
 _LIST_LIMIT = 1 << 16
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 32) if number >> 31 else number
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +122,48 @@ class Patches:
         if head is None:
             return (), True
         return gather(self._problems, "klp_patches", partial(self._each_patch, head))
+
+    @cached_property
+    def stacks(self) -> dict[int, tuple[int, ...]]:
+        """For each original function that is diverted, by its address, the addresses of its
+        ``struct klp_func``, the newest first (``klp_ops``, ``func_stack``)."""
+        head = self._symbols.address("klp_ops")
+        if head is None:
+            return {}
+        return dict(gather(self._problems, "klp_ops", partial(self._each_stack, head))[0])
+
+    def _each_stack(self, head: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        ops = Layout(
+            self._prog.type("struct klp_ops"), {"node": "node.next", "stack": "func_stack.next"}
+        )
+        for address in self._nodes(head, ops, "node"):
+            functions = tuple(
+                node - self._func.offsets["stacked"] & MASK
+                for node in list_nodes(
+                    self._prog, address + ops.offsets["stack"] & MASK, _LIST_LIMIT
+                )
+            )
+            if functions:
+                yield self._func.read(self._prog, functions[0])["old_func"], functions
+
+    @property
+    def target(self) -> int | None:
+        """``klp_target_state``: 1 while a transition patches, 0 while it unpatches, -1 without
+        one; None if the dump does not tell."""
+        return self._number("klp_target_state")
+
+    @property
+    def attempts(self) -> int | None:
+        """``klp_signals_cnt``: how often the kernel has tried in vain to complete the transition,
+        about once a second, since it began or was reversed; None if the dump does not tell."""
+        return self._number("klp_signals_cnt")
+
+    def _number(self, symbol: str) -> int | None:
+        place = self._symbols.address(symbol)
+        try:
+            return None if place is None else _signed(self._prog.read_u32(place))
+        except FaultError:
+            return None
 
     def replacing(self, address: int) -> tuple[Patch, list[PatchedFunction]] | None:
         """The patch in one of whose new functions an address lies, the newest if there are

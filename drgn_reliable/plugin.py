@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The commands in drgn's interactive shell: ``%reliable``, ``%unreliable``,
+"""The commands in drgn's interactive shell: ``%reliable``, ``%unreliable``, ``%klp``,
 ``%reliable-explain``, ``%reliable-reasons``. drgn imports this module through its entry point
 group ``drgn.plugins``.
 """
@@ -16,16 +16,19 @@ from drgn.commands.linux import linux_kernel_command
 
 from drgn_reliable.commands import (
     EXPLAIN,
+    KLP,
     REASONS,
     SCAN,
     Command,
     run_explain,
+    run_klp,
     run_reasons,
     run_scan,
 )
 from drgn_reliable.errors import UsageError
 from drgn_reliable.explanation import Explanation
 from drgn_reliable.kernel import Kernel
+from drgn_reliable.livepatch import LivepatchReport
 from drgn_reliable.model import DumpReport
 from drgn_reliable.reasons import ReasonKind
 
@@ -112,6 +115,30 @@ def _cmd_unreliable(
     args.verbose = args.format == "table" and not args.group
     report: DumpReport | None = _scan(prog, args, parser)
     return report
+
+
+@linux_kernel_command(  # type: ignore[untyped-decorator]
+    name="klp",
+    description=KLP.summary,
+    long_description=KLP.description,
+    epilog="The result is the report (drgn_reliable.livepatch.LivepatchReport).",
+    arguments=(_TASKS, *_arguments(KLP), _HELP),
+)
+def _cmd_klp(
+    prog: Program,
+    name: str,
+    args: argparse.Namespace,
+    *,
+    parser: argparse.ArgumentParser,
+    **kwargs: Any,
+) -> LivepatchReport | None:
+    if args.help:
+        parser.print_help(sys.stdout)
+        return None
+    try:
+        return run_klp(_kernel(prog), args, args.task, sys.stdout)
+    except UsageError as e:
+        raise CommandArgumentError(str(e)) from e
 
 
 @linux_kernel_command(  # type: ignore[untyped-decorator]

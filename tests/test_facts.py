@@ -63,6 +63,20 @@ NO_LIVEPATCH: dict[str, Any] = {"livepatch": False, "livepatches": [], "livepatc
 INTERRUPTED = "tasks that were interrupted in kernel code are refused, each of them"
 FOREIGN = "tainted: O: module from out of tree; its code and its unwind data come from elsewhere"
 NO_BPF = "BPF code without unwind data, tasks in which are refused: "
+SMALL = {
+    **NO_ORC,
+    "reliable_stack_traces": True,
+    "livepatch": True,
+    "pointer_authentication": "mask 0xfff0000000000000",
+    "preemption": "full (can be changed)",
+    "kprobes": 8,
+    "preflight": [
+        INTERRUPTED,
+        "return addresses are being replaced by the function graph tracer",
+        "return addresses are being replaced by kretprobes: 7",
+        FOREIGN,
+    ],
+}
 ARM64 = {
     **NO_ORC,
     **NO_LIVEPATCH,
@@ -134,6 +148,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "preemption": "full or lazy",
         "preflight": [INTERRUPTED],
     },
+    "aarch64-7.2-small-chains": SMALL,
+    "aarch64-7.2-small-chains-sframe": SMALL,
     "aarch64-7.2-hurt": {
         **NO_ORC,
         "reliable_stack_traces": True,

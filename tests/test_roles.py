@@ -214,6 +214,8 @@ SEEN = {
         "bpf_module": (CodeRole.BPF_TRAMPOLINE, "vmlab_bpf_sleep"),
         "init": (CodeRole.ENTRY, None),
     },
+    "aarch64-7.2-small-chains": {"init": (CodeRole.ENTRY, None)},
+    "aarch64-7.2-small-chains-sframe": {"init": (CodeRole.ENTRY, None)},
     "aarch64-7.2-hurt": {
         "k_ft_list": (CodeRole.FTRACE, "one of 5 callbacks"),
         "init": (CodeRole.ENTRY, None),
