@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from drgn import Program
@@ -65,126 +67,98 @@ def _kernel(prog: Program) -> Kernel:
     return kernel
 
 
-def _scan(prog: Program, args: argparse.Namespace, parser: argparse.ArgumentParser) -> Any:
-    if args.help:
-        parser.print_help(sys.stdout)
-        return None
-    try:
-        return run_scan(_kernel(prog), args, args.task, sys.stdout)
-    except UsageError as e:
-        raise CommandArgumentError(str(e)) from e
-
-
-@linux_kernel_command(  # type: ignore[untyped-decorator]
-    name="reliable",
-    description=SCAN.summary,
-    long_description=SCAN.description,
-    epilog="The result is the report (drgn_reliable.DumpReport).",
-    arguments=(_TASKS, *_arguments(SCAN), _HELP),
-)
-def _cmd_reliable(
-    prog: Program,
-    name: str,
-    args: argparse.Namespace,
-    *,
-    parser: argparse.ArgumentParser,
-    **kwargs: Any,
-) -> DumpReport | None:
+def _scan(prog: Program, args: argparse.Namespace) -> DumpReport:
     if len(args.task) == 1:
         args.verbose = args.format == "table" and not args.group
-    report: DumpReport | None = _scan(prog, args, parser)
-    return report
+    return run_scan(_kernel(prog), args, args.task, sys.stdout)
 
 
-@linux_kernel_command(  # type: ignore[untyped-decorator]
-    name="unreliable",
-    description="show the traces and reasons of the unreliable tasks",
-    long_description="Short for %reliable --only unreliable --verbose.",
-    epilog="The result is the report (drgn_reliable.DumpReport).",
-    arguments=(_TASKS, *_arguments(SCAN), _HELP),
-)
-def _cmd_unreliable(
-    prog: Program,
-    name: str,
-    args: argparse.Namespace,
-    *,
-    parser: argparse.ArgumentParser,
-    **kwargs: Any,
-) -> DumpReport | None:
+def _unreliable(prog: Program, args: argparse.Namespace) -> DumpReport:
     args.only = [*args.only, "unreliable"]
     args.verbose = args.format == "table" and not args.group
-    report: DumpReport | None = _scan(prog, args, parser)
-    return report
+    return run_scan(_kernel(prog), args, args.task, sys.stdout)
 
 
-@linux_kernel_command(  # type: ignore[untyped-decorator]
-    name="klp",
-    description=KLP.summary,
-    long_description=KLP.description,
-    epilog="The result is the report (drgn_reliable.livepatch.LivepatchReport).",
-    arguments=(_TASKS, *_arguments(KLP), _HELP),
-)
-def _cmd_klp(
-    prog: Program,
-    name: str,
-    args: argparse.Namespace,
-    *,
-    parser: argparse.ArgumentParser,
-    **kwargs: Any,
-) -> LivepatchReport | None:
-    if args.help:
-        parser.print_help(sys.stdout)
-        return None
-    try:
-        return run_klp(_kernel(prog), args, args.task, sys.stdout)
-    except UsageError as e:
-        raise CommandArgumentError(str(e)) from e
+def _klp(prog: Program, args: argparse.Namespace) -> LivepatchReport:
+    return run_klp(_kernel(prog), args, args.task, sys.stdout)
 
 
-@linux_kernel_command(  # type: ignore[untyped-decorator]
-    name="reliable-explain",
-    description=EXPLAIN.summary,
-    long_description=EXPLAIN.description,
-    epilog="The result is a list of drgn_reliable.explanation.Explanation.",
-    arguments=(_ONE_OR_MORE, *_arguments(EXPLAIN), _HELP),
-)
-def _cmd_reliable_explain(
-    prog: Program,
-    name: str,
-    args: argparse.Namespace,
-    *,
-    parser: argparse.ArgumentParser,
-    **kwargs: Any,
-) -> list[Explanation] | None:
-    if args.help:
-        parser.print_help(sys.stdout)
-        return None
+def _explain(prog: Program, args: argparse.Namespace) -> list[Explanation]:
     if not args.task:
-        raise CommandArgumentError("name a task: its PID or the address of its task_struct")
-    try:
-        return run_explain(_kernel(prog), args, args.task, sys.stdout)
-    except UsageError as e:
-        raise CommandArgumentError(str(e)) from e
+        raise UsageError("name a task: its PID or the address of its task_struct")
+    return run_explain(_kernel(prog), args, args.task, sys.stdout)
 
 
-@linux_kernel_command(  # type: ignore[untyped-decorator]
-    name="reliable-reasons",
-    description=REASONS.summary,
-    long_description=REASONS.description,
-    arguments=(*_arguments(REASONS), _HELP),
-)
-def _cmd_reliable_reasons(
-    prog: Program,
-    name: str,
-    args: argparse.Namespace,
-    *,
-    parser: argparse.ArgumentParser,
-    **kwargs: Any,
-) -> list[ReasonKind] | None:
-    if args.help:
-        parser.print_help(sys.stdout)
-        return None
-    try:
-        return run_reasons(args, sys.stdout)
-    except UsageError as e:
-        raise CommandArgumentError(str(e)) from e
+def _reasons(prog: Program, args: argparse.Namespace) -> list[ReasonKind]:
+    return run_reasons(args, sys.stdout)
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A command of drgn's shell."""
+
+    name: str
+    command: Command
+    run: Callable[[Program, argparse.Namespace], Any]
+    result: str
+    """What the command returns, for its help."""
+    tasks: argument | None = _TASKS
+    summary: str = ""
+    description: str = ""
+    """Where they are others than the command's own."""
+
+    def register(self) -> None:
+        """Make it known to drgn."""
+        tasks = () if self.tasks is None else (self.tasks,)
+
+        @linux_kernel_command(  # type: ignore[untyped-decorator]
+            name=self.name,
+            description=self.summary or self.command.summary,
+            long_description=self.description or self.command.description,
+            epilog=f"The result is {self.result}.",
+            arguments=(*tasks, *_arguments(self.command), _HELP),
+        )
+        def _cmd(
+            prog: Program,
+            name: str,
+            args: argparse.Namespace,
+            *,
+            parser: argparse.ArgumentParser,
+            **kwargs: Any,
+        ) -> Any:
+            if args.help:
+                parser.print_help(sys.stdout)
+                return None
+            try:
+                return self.run(prog, args)
+            except UsageError as e:
+                raise CommandArgumentError(str(e)) from e
+
+
+for _offer in (
+    _Offer("reliable", SCAN, _scan, "the report (drgn_reliable.DumpReport)"),
+    _Offer(
+        "unreliable",
+        SCAN,
+        _unreliable,
+        "the report (drgn_reliable.DumpReport)",
+        summary="show the traces and reasons of the unreliable tasks",
+        description="Short for %reliable --only unreliable --verbose.",
+    ),
+    _Offer("klp", KLP, _klp, "the report (drgn_reliable.livepatch.LivepatchReport)"),
+    _Offer(
+        "reliable-explain",
+        EXPLAIN,
+        _explain,
+        "a list of drgn_reliable.explanation.Explanation",
+        _ONE_OR_MORE,
+    ),
+    _Offer(
+        "reliable-reasons",
+        REASONS,
+        _reasons,
+        "a list of rows of the catalogue (drgn_reliable.reasons.ReasonKind)",
+        None,
+    ),
+):
+    _offer.register()

@@ -16,6 +16,7 @@ from drgn import FaultError, Program, TypeKind
 
 from drgn_reliable.arch.base import (
     Architecture,
+    CpuRegisters,
     KernelFacts,
     Parts,
     Range,
@@ -201,12 +202,8 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
 
     # One step ----------------------------------------------------------------------------
 
-    def in_user_mode(self, state: Arm64State) -> bool:
-        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`. Only a CPU's registers are ever of
-        user mode: a walk ends at the record in them before it comes to those on a stack."""
-        regs = state.regs
-        if regs is None or regs.address is not None:
-            return False
+    def is_user_mode(self, regs: StackRegisters | CpuRegisters) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         return not (regs.get("pstate") or 0) & USER_MODE
 
     def chain_fits(self, state: Arm64State, caller: CallerRegisters) -> bool:

@@ -13,7 +13,13 @@ from typing import TypeVar
 
 from drgn import FaultError
 
-from drgn_reliable.arch.base import Parts, StackState, StackUnwinder
+from drgn_reliable.arch.base import (
+    CpuRegisters,
+    Parts,
+    StackRegisters,
+    StackState,
+    StackUnwinder,
+)
 from drgn_reliable.arch.callers import CallerFinder, Outcome
 from drgn_reliable.model import CodeKind, Walk
 from drgn_reliable.tables.framerule import CallerRegisters
@@ -34,8 +40,8 @@ class ChainUnwinder(StackUnwinder[S]):
 
     # What an architecture adds -----------------------------------------------------------
 
-    def in_user_mode(self, state: S) -> bool:
-        """Whether the walk stands at registers of user mode, where it ends."""
+    def is_user_mode(self, regs: StackRegisters | CpuRegisters) -> bool:
+        """Whether registers are of user mode."""
         raise NotImplementedError
 
     def follow_chain(self, state: S, walk: Walk) -> None:
@@ -56,6 +62,12 @@ class ChainUnwinder(StackUnwinder[S]):
         raise NotImplementedError
 
     # The walk ----------------------------------------------------------------------------
+
+    def in_user_mode(self, state: S) -> bool:
+        """Whether the walk stands at registers of user mode, where it ends. Of those on a stack it
+        sees only where they are: it ends before."""
+        regs = state.regs
+        return regs is not None and regs.address is None and self.is_user_mode(regs)
 
     def at_user_registers(self, state: S, walk: Walk) -> bool:
         """See :class:`drgn_reliable.walk.Unwinder`."""

@@ -17,6 +17,7 @@ from drgn import FaultError, Program, sizeof
 
 from drgn_reliable.arch.base import (
     Architecture,
+    CpuRegisters,
     KernelFacts,
     Parts,
     Range,
@@ -235,11 +236,8 @@ class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
 
     # One step ----------------------------------------------------------------------------
 
-    def in_user_mode(self, state: Ppc64State) -> bool:
+    def is_user_mode(self, regs: StackRegisters | CpuRegisters) -> bool:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
-        regs = state.regs
-        if regs is None or regs.address is not None:
-            return False
         return bool((regs.get("msr") or 0) & USER_MODE)
 
     def chain_fits(self, state: Ppc64State, caller: CallerRegisters) -> bool:

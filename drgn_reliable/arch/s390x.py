@@ -15,6 +15,7 @@ from drgn import Program
 
 from drgn_reliable.arch.base import (
     Architecture,
+    CpuRegisters,
     KernelFacts,
     Parts,
     Range,
@@ -149,12 +150,8 @@ class S390xUnwinder(ChainUnwinder[StackState]):
 
     # One step ----------------------------------------------------------------------------
 
-    def in_user_mode(self, state: StackState) -> bool:
-        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`. Of user registers on a stack a walk
-        sees only where they are."""
-        regs = state.regs
-        if regs is None or regs.address is not None:
-            return False
+    def is_user_mode(self, regs: StackRegisters | CpuRegisters) -> bool:
+        """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
         return bool((regs.get("psw.mask") or 0) & USER_MODE)
 
     def chain_fits(self, state: StackState, caller: CallerRegisters) -> bool:
