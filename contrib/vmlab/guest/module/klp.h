@@ -6,15 +6,13 @@
 #ifndef VMLAB_KLP_H
 #define VMLAB_KLP_H
 
+#include "acts.h"
 #include <linux/fs.h>
 #include <linux/init.h>
 #include <linux/livepatch.h>
 #include <linux/module.h>
-#include <linux/sched.h>
 #include <linux/seq_file.h>
 #include <linux/uio.h>
-
-#define kept		noinline __attribute__((__noipa__))
 
 #define REPLACED(name)	{ .old_name = #name, .new_func = new_##name }
 
@@ -47,10 +45,8 @@
 #define NEW_SLEEP(name, state)					\
 	static kept void new_##name(void)			\
 	{							\
-		for (;;) {					\
-			set_current_state(state);		\
-			schedule();				\
-		}						\
+		for (;;)					\
+			sleep_in(state);			\
 	}
 
 #endif

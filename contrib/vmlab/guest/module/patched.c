@@ -61,19 +61,19 @@ static kept void vmlab_lp_unused(void)
 	stay();
 }
 
-static void act_dstate(const struct request *request)
+static void act_lp_dstate(const struct request *request)
 {
 	vmlab_lp_dstate();
 	stay();
 }
 
-static void act_killable(const struct request *request)
+static void act_lp_killable(const struct request *request)
 {
 	vmlab_lp_killable();
 	stay();
 }
 
-static void act_loop(const struct request *request)
+static void act_lp_loop(const struct request *request)
 {
 	vmlab_lp_loop();
 	vmlab_lp_unused();
@@ -81,7 +81,7 @@ static void act_loop(const struct request *request)
 }
 
 /* Two replaced functions on one stack. */
-static void act_nested(const struct request *request)
+static void act_lp_nested(const struct request *request)
 {
 	vmlab_lp_outer();
 	stay();
@@ -96,7 +96,7 @@ static kept void vmlab_lp_no_data(void)
 }
 STACK_FRAME_NON_STANDARD(vmlab_lp_no_data);
 
-static void act_nodata(const struct request *request)
+static void act_lp_nodata(const struct request *request)
 {
 	vmlab_lp_no_data();
 	stay();
@@ -118,7 +118,7 @@ static kept void vmlab_lp_shallow(void)
 	stay();
 }
 
-static void act_deep(const struct request *request)
+static void act_lp_deep(const struct request *request)
 {
 	vmlab_lp_shallow();
 	stay();
@@ -134,7 +134,7 @@ static void go_to_cpu(unsigned int from_the_end)
 	set_cpus_allowed_ptr(current, cpumask_of(cpu));
 }
 
-static void act_spin(const struct request *request)
+static void act_lp_spin(const struct request *request)
 {
 	go_to_cpu(1);
 	vmlab_lp_spin();
@@ -142,7 +142,7 @@ static void act_spin(const struct request *request)
 }
 
 /* Nothing but its running keeps it from being switched. */
-static void act_busy(const struct request *request)
+static void act_lp_busy(const struct request *request)
 {
 	go_to_cpu(0);
 	while (!signal_pending(current))
@@ -170,21 +170,21 @@ static kept void vmlab_lp_late(void)
 	stay();
 }
 
-static void act_late(const struct request *request)
+static void act_lp_late(const struct request *request)
 {
 	vmlab_lp_late();
 	stay();
 }
 
 const struct act patched_acts[] = {
-	{ "lp_dstate", act_dstate, ACT_ASKED },
-	{ "lp_killable", act_killable, ACT_ASKED },
-	{ "lp_loop", act_loop, ACT_ASKED },
-	{ "lp_nested", act_nested, ACT_ASKED },
-	{ "lp_nodata", act_nodata, ACT_ASKED },
-	{ "lp_deep", act_deep, ACT_ASKED },
-	{ "lp_spin", act_spin, ACT_ASKED },
-	{ "lp_busy", act_busy, ACT_ASKED },
-	{ "lp_late", act_late, ACT_ASKED },
+	{ "lp_dstate", act_lp_dstate, ACT_ASKED },
+	{ "lp_killable", act_lp_killable, ACT_ASKED },
+	{ "lp_loop", act_lp_loop, ACT_ASKED },
+	{ "lp_nested", act_lp_nested, ACT_ASKED },
+	{ "lp_nodata", act_lp_nodata, ACT_ASKED },
+	{ "lp_deep", act_lp_deep, ACT_ASKED },
+	{ "lp_spin", act_lp_spin, ACT_ASKED },
+	{ "lp_busy", act_lp_busy, ACT_ASKED },
+	{ "lp_late", act_lp_late, ACT_ASKED },
 	{}
 };
