@@ -163,8 +163,8 @@ def ways_out(transition: Transition, pending: int) -> tuple[str, ...]:
         reverse += "no task that has switched would be in the way."
     force = (
         f"Force it: echo 1 > /sys/kernel/livepatch/{patch}/force; the {pending} "
-        f"{'task' if pending == 1 else 'tasks'} above would go on in the old version of what is on "
-        "their stacks and call the new one, for which nothing was prepared; no livepatch that "
+        f"{'task' if pending == 1 else 'tasks'} above would go on in the version that is on "
+        "their stacks and call the other one, for which nothing was prepared; no livepatch that "
         "takes part can be unloaded afterwards."
     )
     return (reverse, force)

@@ -14,10 +14,20 @@ from dataclasses import dataclass
 from drgn import FaultError, Program
 from drgn.helpers.linux.printk import get_printk_records
 
-__all__ = ("LogLine", "Told", "last_attempt", "livepatch_lines", "started", "told")
+__all__ = (
+    "LogLine",
+    "Told",
+    "history",
+    "last_attempt",
+    "livepatch_lines",
+    "started",
+    "told",
+)
 
 _PREFIX = "livepatch: "
 _NANOSECOND = 1e-9
+_HISTORY = 6
+"""Lines."""
 _GAP = 0.3
 """Seconds between two lines that belong to different attempts: those are a second apart."""
 
@@ -107,3 +117,8 @@ def started(lines: Iterable[LogLine], patch: str) -> float | None:
         if (found := _STARTED.match(line.text)) and found["patch"] == patch
     ]
     return times[-1] if times else None
+
+
+def history(lines: Iterable[LogLine]) -> tuple[LogLine, ...]:
+    """The last lines that are about livepatches and not about single tasks."""
+    return tuple([line for line in lines if told(line.text) is None][-_HISTORY:])

@@ -14,7 +14,7 @@ from enum import Enum
 
 from drgn_reliable.inlined import inlined_at
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.kernellog import LogLine, last_attempt, livepatch_lines, started
+from drgn_reliable.kernellog import LogLine, history, last_attempt, livepatch_lines, started
 from drgn_reliable.model import KernelVerdict, ProofVerdict, TaskKind, TaskReport
 from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject
 from drgn_reliable.patchstate import PatchStates, clock, offline_cpus
@@ -159,6 +159,8 @@ class LivepatchReport:
     compared: int | None
     """Tasks of which the kernel's own log told at its last attempt; None if it told of none."""
     differences: tuple[Difference, ...]
+    history: tuple[LogLine, ...] = ()
+    """What the log last said of livepatches: begun, woken, forced, complete."""
     problems: tuple[str, ...] = ()
 
     @property
@@ -230,6 +232,7 @@ def analyse(kernel: Kernel, tasks: Iterable[Task] | None = None) -> LivepatchRep
     """
     patches = kernel.owners.patches
     scanner = Scanner(kernel)
+    lines = livepatch_lines(kernel.prog) if patches.all else []
     empty = LivepatchReport(
         kernel.path,
         kernel.release,
@@ -242,6 +245,7 @@ def analyse(kernel: Kernel, tasks: Iterable[Task] | None = None) -> LivepatchRep
         (),
         None,
         (),
+        history(lines),
     )
     patch = next((p for p in patches.all if p.address == patches.transition), None)
     target = patches.target
@@ -264,7 +268,6 @@ def analyse(kernel: Kernel, tasks: Iterable[Task] | None = None) -> LivepatchRep
         elif state is not None:
             pending.append(_pending(kernel, task, report, state, checked, offline))
     pending = states.flagged(pending)
-    lines = livepatch_lines(kernel.prog)
     transition = Transition(
         patch.name,
         "patched" if target == PATCHED else "unpatched",

@@ -56,20 +56,20 @@ class Dump:
         return next(row for row in self.recorded if row.comm == comm)
 
 
-def load_manifest() -> list[Dump]:
-    """Every dump that the manifest lists."""
-    entries = yaml.safe_load((VMCORES / "manifest.yaml").read_text())["dumps"]
+def load_manifest(directory: Path = VMCORES) -> list[Dump]:
+    """Every dump that a directory's manifest lists."""
+    entries = yaml.safe_load((directory / "manifest.yaml").read_text())["dumps"]
     return [
         Dump(
             entry["file"],
-            VMCORES / entry["file"],
+            directory / entry["file"],
             entry["sha256"],
             entry["release"],
             entry["architecture"],
             entry["unwinder"],
-            (VMCORES / entry["verdicts"]).read_text(),
-            VMCORES / entry["debug_info"] if "debug_info" in entry else None,
-            tuple(VMCORES / name for name in entry.get("call_frames", ())),
+            (directory / entry["verdicts"]).read_text(),
+            directory / entry["debug_info"] if "debug_info" in entry else None,
+            tuple(directory / name for name in entry.get("call_frames", ())),
         )
         for entry in entries
     ]
@@ -78,3 +78,5 @@ def load_manifest() -> list[Dump]:
 DUMPS = load_manifest()
 DUMP_6_1 = next(dump for dump in DUMPS if dump.name == "x86_64-6.1.kdump")
 """The one that most tests look at: a task in every state, and debug information."""
+TRANSITIONS = load_manifest(VMCORES / "livepatch")
+"""Dumps of livepatch transitions, each with its kernel's own state of livepatching."""

@@ -50,6 +50,10 @@ def write_livepatch(report: LivepatchReport, out: TextIO, *, verbose: bool) -> N
         out.write("\n")
         _write_groups(report, report.transition, out, stacks=verbose)
         _write_end(report, report.transition, out)
+    if report.history:
+        out.write("\nFrom the kernel's log:\n")
+        for line in report.history:
+            out.write(f"  [{line.time:12.6f}] {line.text}\n")
     for problem in report.problems:
         out.write(f"incomplete: {problem}\n")
 
@@ -69,9 +73,9 @@ def _headline(report: LivepatchReport, transition: Transition) -> str:
     parts = [
         f"{counts[decision]} {word}"
         for decision, word in (
-            (Decision.SLEEPING, "in the way by a function"),
-            (Decision.UNRELIABLE, "unreliable"),
-            (Decision.RUNNING, "running"),
+            (Decision.SLEEPING, "asleep in a function of the patch"),
+            (Decision.UNRELIABLE, "with an unreliable stack"),
+            (Decision.RUNNING, "running on a CPU"),
             (Decision.WOULD_SWITCH, "about to switch"),
         )
         if counts[decision]
@@ -246,6 +250,7 @@ def livepatch_dict(report: LivepatchReport) -> dict[str, Any]:
         "patches": [_patch_dict(report, patch) for patch in report.patches],
         "tasks": [] if transition is None else [_task_dict(t, transition) for t in report.tasks],
         "log": {
+            "history": [{"seconds": line.time, "text": line.text} for line in report.history],
             "compared": report.compared,
             "differences": [
                 {"pid": d.pid, "comm": d.comm, "here": d.here, "kernel": d.kernel}
