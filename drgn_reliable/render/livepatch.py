@@ -196,7 +196,8 @@ def _version(version: str) -> str:
 
 def _waits(task: PendingTask) -> str:
     wait = task.wait
-    parts = [f"state {task.report.state}"]
+    flag = {True: ", pending", False: ", not marked pending", None: ""}[task.flagged]
+    parts = [f"patch state {task.patch_state}{flag}; state {task.report.state}"]
     if wait.channel:
         parts.append(f"in {wait.channel}")
     if wait.event:
