@@ -37,6 +37,7 @@ _TOLD = re.compile(
     r"|is sleeping on function (?P<function>\S+))",
     re.DOTALL,
 )
+_OVERTAKEN = re.compile(r"forcing remaining tasks|: reversing transition|: starting \w+ transition")
 _STARTED = re.compile(r"'(?P<patch>.*)': (?:starting|reversing) (?:\w+ )?transition")
 
 
@@ -93,11 +94,13 @@ def told(text: str) -> Told | None:
 
 def last_attempt(lines: Sequence[LogLine]) -> tuple[float, list[Told]] | None:
     """When the kernel last tried to complete the transition, and what it told of each task then;
-    None if it told nothing."""
+    None if it told nothing, or has forced or reversed the transition since."""
     attempt: list[Told] = []
     time = 0.0
     for line in reversed(lines):
         said = told(line.text)
+        if not attempt and _OVERTAKEN.search(line.text):
+            return None
         if said is None:
             if attempt:
                 break

@@ -144,7 +144,7 @@ def test_the_tasks_and_functions_in_the_way(name: str) -> None:
     assert seen(of(name)) == EXPECTED[name]
 
 
-@pytest.mark.parametrize("kernel", ["x86_64-6.12", "x86_64-6.1", "aarch64-7.2"])
+@pytest.mark.parametrize("kernel", ["x86_64-6.12", "x86_64-6.1", "x86_64-7.2", "aarch64-7.2"])
 def test_an_unreliable_stack_comes_with_its_reasons(kernel: str) -> None:
     """The kernel's one word, and with it why, and what the dump can show all the same."""
     report = of(f"{kernel}-unreliable")
