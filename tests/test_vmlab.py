@@ -91,6 +91,7 @@ BAD_SCENARIOS = {
     "an architecture": ("architecture: vax", "architecture is 'vax', not one of x86_64"),
     "a way": ("dump: {how: magic}", "dump.how is 'magic', not one of qmp, kdump"),
     "a format": ("dump: {format: raw}", "dump.format is 'raw', not one of elf, kdump-zlib"),
+    "a hold": ("dump: {hold: tight}", "dump.hold is 'tight', not one of stop, interrupt"),
     "a number of CPUs": ("machine: {cpus: two}", "machine.cpus is 'two', not a whole number"),
     "truth for a number": ("machine: {cpus: yes}", "machine.cpus is True, not a whole number"),
     "a number for truth": ("workload: {hurt: 1}", "workload.hurt is 1, not true or false"),

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -153,6 +154,24 @@ def test_a_failure_leaves_nothing_behind(
         lab.make(SCENARIO, tmp_path / "out/mine", lab.Options(tmp_path / "cache"), print)
     assert caught.value is problem
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_dump_whose_log_is_not_of_its_instant_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If its scenario has steps, for then an analysis is held against the log."""
+    left = "L patch 1 2\nS ffff888003a51000 0 1\n"
+
+    def taken(*arguments: Any) -> str:
+        return fake_dump(*arguments) + left
+
+    monkeypatch.setattr(dumping, "take", taken)
+    steps = replace(SCENARIO, workload=scenario.Workload(steps=("load patch",)))
+    with pytest.raises(oracle.OracleError, match="the kernel spoke of no task; left are hq:7"):
+        lab.make(steps, tmp_path / "out/mine", lab.Options(tmp_path), print)
+    assert list((tmp_path / "out").iterdir()) == []
+    lab.make(SCENARIO, tmp_path / "out/mine", lab.Options(tmp_path), print)
 
 
 @pytest.mark.usefixtures("fakes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import re
 from pathlib import Path
 from typing import Any
 
@@ -321,13 +322,26 @@ def test_from_packages_to_what_the_guest_boots(
         "lib/vmlab/qemu_fw_cfg.ko": ("-rw-r--r--", b"fw_cfg"),
         "lib/vmlab/vmlab_oracle.ko": ("-rw-r--r--", b"oracle\n"),
         "etc/vmlab": found["etc/vmlab"],
+        "etc/steps": ("-rw-r--r--", b""),
     }
     wanted = ["STATES='*'", "SETTLE=3", "CROWD=0", "GRAPH='a *b'", "FPROBES=''", "LIVEPATCH=''"]
-    assert settings(found) == [*wanted, "HURT=1"]
+    assert settings(found) == [*wanted, "HURT=1", "INTERRUPT=''"]
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("modules/*")}
     assert kept == {"vmlab_oracle.ko": b"oracle\n"}, "the modules, with their debug information"
     assert not any("makedumpfile" in call for call in fakes.calls() if "install" in call)
     assert not list(tmp_path.glob("cache/roots/*/vmlab-*")), "the workspace is gone"
+
+
+def test_the_steps_are_a_script_and_its_words_are_the_guest_s_functions(
+    tmp_path: Path, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line each, which init reads; and how the CPUs are held is a setting."""
+    steps = ("start u_sleep k_sleep", "load a", "disable a", "force a", "finished a", "settle 3")
+    _, found = prepare(tmp_path, fakes, monkeypatch, Dump(hold="interrupt"), steps=steps)
+    assert found["etc/steps"][1].decode().splitlines() == [*steps]
+    assert settings(found)[-1] == "INTERRUPT=1"
+    functions = re.findall(r"^(\w+)\(\) \{$", (GUEST / "init").read_text(), re.MULTILINE)
+    assert {step.split()[0] for step in steps} <= set(functions)
 
 
 def test_the_vmlinux_of_a_compiled_kernel_is_kept(

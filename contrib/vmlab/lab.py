@@ -18,10 +18,11 @@ from drgn_reliable import DumpError
 from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.opening import inspect_dump
 
-from . import dumping, verdicts
+from . import dumping, livepatch, verdicts
 from .build import Kernel, build
 from .kernelbuild import built_root
 from .machines import MACHINES, MachineType
+from .oracle import OracleError
 from .pack import pack
 from .packages import Apt, PackageError, run
 from .roots import build_root, cross_root, guest_root, kernel_root, program_of, qemu_root
@@ -55,6 +56,9 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
         kernel = prepare(scenario, machine, unfinished / "initramfs", options, say)
         command = qemu_command(scenario, machine, kernel, unfinished / "initramfs", options)
         rows = dumping.take(scenario.dump, [*qemu, *command[1:]], unfinished, say, machine.patience)
+        wrong = livepatch.differences(rows) if scenario.workload.steps else []
+        if wrong:
+            raise OracleError("; ".join(wrong))
         (unfinished / "oracle.txt").write_bytes(rows.encode(errors="surrogateescape"))
         (unfinished / "initramfs").unlink()
         how = {"qemu": version, "accelerator": "kvm" if options.kvm else "tcg"}

@@ -26,7 +26,9 @@ def pack(
     modules = {**built.modules, **own}
     for name, data in sorted(modules.items()):
         image.file(f"lib/vmlab/{name}", data)
+    image.file("etc/steps", "".join(f"{step}\n" for step in scenario.workload.steps))
     settings = _settings(scenario.workload)
+    settings["INTERRUPT"] = "1" if scenario.dump.hold == "interrupt" else ""
     if scenario.dump.how == "kdump":
         settings["CRASH"] = f"console={machine.console} rdinit=/init reset_devices nr_cpus=1"
         image.file("crash/kernel", kernel.image)

@@ -8,6 +8,7 @@ that cannot be is an error, so a spelling mistake cannot silently change a dump.
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -23,7 +24,13 @@ CHOICES = {
     "build": tuple(kernelbuild.names()),
     "how": ("qmp", "kdump"),
     "format": ("elf", "kdump-zlib", "kdump-lzo", "kdump-snappy"),
+    "hold": ("stop", "interrupt"),
 }
+STEP = re.compile(
+    r"start( [ku]_\w+)+|load \w+|settle \d+|(disable|force|finished) \w+",
+    re.ASCII,
+)
+"""What can be done to a guest whose tasks are in their states."""
 
 
 class ScenarioError(Exception):
@@ -53,6 +60,7 @@ class Workload:
     graph: tuple[str, ...] = ()  # functions for the function graph tracer
     fprobes: tuple[str, ...] = ()  # functions for function (return) probes
     livepatch: bool = False  # load a livepatch whose transition stalls
+    steps: tuple[str, ...] = ()  # what happens after that, in this order; see STEP
     hurt: bool = False  # damage some stacks, after the verdicts
 
 
@@ -66,6 +74,7 @@ class Dump:
 
     how: str = "qmp"
     format: str = "elf"
+    hold: str = "stop"  # the CPUs: by the kernel's stopper threads, or in interrupts
     flattened: bool = True  # of kdump formats: as QEMU writes it, or reassembled
     makedumpfile: str = "-c -d 31"
 
@@ -154,6 +163,8 @@ def _checked(kind: type, values: dict[Any, Any], where: str) -> dict[str, Any]:
             raise ScenarioError(f"{problem}, not {_called(hints[key])}")
         elif value not in CHOICES.get(key, (value,)):
             raise ScenarioError(f"{problem}, not one of {', '.join(CHOICES[key])}")
+        elif key == "steps" and (bad := [step for step in value if not STEP.fullmatch(step)]):
+            raise ScenarioError(f"{where}{key} has {bad[0]!r}, which is no step")
         result[key] = tuple(value) if isinstance(value, list) else value
     return result
 

@@ -36,19 +36,24 @@ class Recorded:
 
 def parse(rows: str) -> list[Recorded]:
     """The "T" rows: ``T kind task pid tgid switches on_cpu state answer entries B plain comm``."""
-    return [_parse_row(row) for row in _lines(rows) if row.startswith("T ")]
+    return [_parse_row(row) for row in lines(rows) if row.startswith("T ")]
 
 
 def damaged_pids(rows: str) -> set[int]:
     """The tasks of "D" rows, whose stacks were damaged after their kernel had answered."""
-    return {int(row.split()[2]) for row in _lines(rows) if row.startswith("D ")}
+    return {int(row.split()[2]) for row in lines(rows) if row.startswith("D ")}
+
+
+def lines(rows: str) -> list[str]:
+    """The rows; a task's name can have what other systems end a line with."""
+    return rows.split("\n")
 
 
 def after_damage(rows: str) -> dict[int, tuple[str, tuple[int, ...]]]:
     """By the addresses of damaged tasks, what their kernel said when it was asked again, in "H"
     rows: ``H task pid answer entries comm``; its verdict and its entries."""
     found = {}
-    for row in _lines(rows):
+    for row in lines(rows):
         if row.startswith("H "):
             _, task, _, answer, entries, _ = row.split(" ", 5)
             found[int(task, 16)] = (_name(int(answer)), _entries(entries))
@@ -63,7 +68,7 @@ def of_names(rows: str, patterns: Iterable[str]) -> str:
         for row in parse(rows)
         if any(fnmatch.fnmatchcase(row.comm, pattern) for pattern in wanted)
     }
-    return "\n".join(row for row in _lines(rows) if _task_of(row) in (None, *chosen))
+    return "\n".join(row for row in lines(rows) if _task_of(row) in (None, *chosen))
 
 
 def counts(recorded: Iterable[Recorded]) -> dict[str, int]:
@@ -71,16 +76,11 @@ def counts(recorded: Iterable[Recorded]) -> dict[str, int]:
     return dict(Counter(row.verdict for row in recorded))
 
 
-def _lines(rows: str) -> list[str]:
-    """The rows; a task's name can have what other systems end a line with."""
-    return rows.split("\n")
-
-
 def _task_of(row: str) -> int | None:
     """The task that a row is about, if it is about one."""
     if row.startswith("T "):
         return int(row.split(" ", 3)[2], 16)
-    return int(row.split(" ", 2)[1], 16) if row.startswith(("D ", "H ")) else None
+    return int(row.split(" ", 2)[1], 16) if row.startswith(("D ", "H ", "S ")) else None
 
 
 def _name(answer: int) -> str:

@@ -11,7 +11,7 @@
 #include <linux/uaccess.h>
 
 static const struct act *const catalogue[] = {
-	plain_acts, probed_acts, odd_acts, chain_acts, hurt_acts,
+	plain_acts, probed_acts, odd_acts, chain_acts, hurt_acts, patched_acts,
 };
 
 static const struct act *find_act(const char *name)
@@ -64,7 +64,7 @@ static int states_list(struct seq_file *list, void *unused)
 
 	for (i = 0; i < ARRAY_SIZE(catalogue); i++)
 		for (act = catalogue[i]; act->name; act++)
-			if (usable(act, ACT_MEMORY | ACT_THREAD))
+			if (usable(act, ACT_MEMORY | ACT_THREAD | ACT_ASKED))
 				seq_printf(list, "%s\n", act->name);
 	return 0;
 }
@@ -127,7 +127,7 @@ static int list_threads(char *page, const struct kernel_param *parameter)
 	for (i = 0; i < ARRAY_SIZE(catalogue); i++)
 		for (act = catalogue[i]; act->name; act++) {
 			name_thread(act, name, sizeof(name));
-			if (usable(act, ACT_MEMORY))
+			if (usable(act, ACT_MEMORY | ACT_ASKED))
 				length += scnprintf(page + length, PAGE_SIZE - length, "%s\n", name);
 		}
 	return length;

@@ -24,6 +24,7 @@ struct act {
 #define ACT_MEMORY	1	/* needs a process's memory: not listed, no thread */
 #define ACT_THREAD	2	/* by a thread only */
 #define ACT_PREEMPTED	4	/* only where the kernel preempts itself: it never offers the CPU */
+#define ACT_ASKED	8	/* only when its very name is asked for: not listed */
 
 /* A function that the compiler neither inlines nor clones nor renames. */
 #define kept		noinline __attribute__((__noipa__))
@@ -37,6 +38,7 @@ extern const struct act probed_acts[];
 extern const struct act odd_acts[];
 extern const struct act chain_acts[];
 extern const struct act hurt_acts[];
+extern const struct act patched_acts[];
 
 int probed_init(void);		/* place the probes; before any act runs */
 void hurt_init(void);		/* tell the oracle what to do to tasks named hurt_* */
@@ -45,6 +47,7 @@ void sleep_in(unsigned int state);	/* sleep in that state for good */
 void spin(void);			/* run for good, preemptibly */
 void offer_cpu(void);			/* let others run, if they want to */
 void read_memory(const struct request *request);
+void vmlab_late_is(void (*function)(void));	/* what the act lp_late waits for */
 void waste_ms(unsigned int ms);		/* keep the CPU, whatever the context */
 
 #endif

@@ -2,6 +2,7 @@
 /* Acts without tricks: sleeping, spinning, faulting, in a work item, deep down. */
 #include "acts.h"
 #include <linux/delay.h>
+#include <linux/export.h>
 #include <linux/kthread.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -16,6 +17,7 @@ kept void sleep_in(unsigned int state)
 	}
 	stay();
 }
+EXPORT_SYMBOL_GPL(sleep_in);
 
 /* For kernels that do not preempt themselves; those that do never get here in need. */
 void offer_cpu(void)

@@ -4,8 +4,9 @@
  *
  * Writing anything to /proc/vmlab_oracle stops every CPU, asks
  * stack_trace_save_tsk_reliable() about every thread and every idle task,
- * writes one text row for each into a buffer, and then holds all CPUs until the
- * virtual machine ends, or panics, for a crash kernel to take the dump. A dump taken while they are held is that very instant,
+ * writes one text row for each into a buffer, and what the kernel has of livepatches
+ * after that, and then holds all CPUs until the virtual machine ends, or panics, for a
+ * crash kernel to take the dump. A dump taken while they are held is that very instant,
  * and contains the rows.
  *
  * The host finds the rows by the physical address of the header page, which is
@@ -17,7 +18,9 @@
 #include <linux/cpumask.h>
 #include <linux/init.h>
 #include <linux/kallsyms.h>
+#include <linux/kmsg_dump.h>
 #include <linux/kprobes.h>
+#include <linux/livepatch.h>
 #include <linux/module.h>
 #include <linux/nmi.h>
 #include <linux/proc_fs.h>
@@ -25,6 +28,7 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/sched/task_stack.h>
+#include <linux/smp.h>
 #include <linux/stop_machine.h>
 #include <linux/vmalloc.h>
 #include <linux/io.h>
@@ -58,6 +62,10 @@ MODULE_PARM_DESC(crash, "after the verdicts, panic instead of holding the CPUs")
 static bool hurting;
 module_param_named(hurt, hurting, bool, 0644);
 MODULE_PARM_DESC(hurt, "after the verdicts, damage the stacks of tasks named hurt*");
+
+static bool interrupting;
+module_param_named(interrupt, interrupting, bool, 0644);
+MODULE_PARM_DESC(interrupt, "hold the CPUs by interrupts, and so what runs on them");
 
 static unsigned long (*lookup_name)(const char *name);
 static int (*save_reliable)(struct task_struct *task, unsigned long *store,
@@ -118,18 +126,132 @@ static void judge(const char *kind, struct task_struct *task)
 	put(" %s\n", task->comm);
 }
 
-static void judge_everyone(void)
+static void visit_everyone(void (*visit)(const char *kind, struct task_struct *task))
 {
 	struct task_struct *leader, *task;
 	int cpu;
 
 	rcu_read_lock();
 	for_each_process_thread(leader, task)
-		judge("task", task);
+		visit("task", task);
 	rcu_read_unlock();
 	for_each_possible_cpu(cpu)
-		judge("idle", idle_of(cpu));
+		visit("idle", idle_of(cpu));
 }
+
+/* ---- livepatches, if there are any ---- */
+
+#ifdef CONFIG_LIVEPATCH
+static struct list_head *klp_patches, *klp_ops;
+static struct klp_patch **klp_transition_patch;
+static int *klp_target_state;
+static unsigned int *klp_signals_cnt;
+
+/* As "struct klp_ops" begins, which only the kernel's own files know. */
+struct klp_ops_head {
+	struct list_head node;
+	struct list_head func_stack;
+};
+
+static void find_livepatch(void)
+{
+	klp_patches = (void *)lookup_name("klp_patches");
+	klp_ops = (void *)lookup_name("klp_ops");
+	klp_transition_patch = (void *)lookup_name("klp_transition_patch");
+	klp_target_state = (void *)lookup_name("klp_target_state");
+	klp_signals_cnt = (void *)lookup_name("klp_signals_cnt");
+}
+
+/* How many newer versions of the same function there are; -1 when it is not applied. */
+static int place_on_stack(struct klp_func *func)
+{
+	struct klp_ops_head *ops;
+	struct klp_func *other;
+	int place;
+
+	list_for_each_entry(ops, klp_ops, node) {
+		place = 0;
+		list_for_each_entry(other, &ops->func_stack, stack_node) {
+			if (other == func)
+				return place;
+			place++;
+		}
+	}
+	return -1;
+}
+
+static void tell_function(struct klp_patch *patch, const char *object, struct klp_func *func)
+{
+	put("F %s %s %s %lx %lu %lx %lu %d %d %d %d\n", patch->mod->name, object,
+	    func->old_name, (unsigned long)func->old_func, func->old_size,
+	    (unsigned long)func->new_func, func->new_size, func->nop, func->patched,
+	    func->transition, place_on_stack(func));
+}
+
+static void tell_patch(struct klp_patch *patch)
+{
+	struct klp_object *object;
+	struct klp_func *func;
+
+	put("P %lx %s %d %d %d\n", (unsigned long)patch, patch->mod->name, patch->enabled,
+	    patch->replace, patch->forced);
+	list_for_each_entry(object, &patch->obj_list, node) {
+		const char *name = object->name ?: "vmlinux";
+
+		put("O %s %s %d %d\n", patch->mod->name, name, !object->name || object->mod,
+		    object->patched);
+		list_for_each_entry(func, &object->func_list, node)
+			tell_function(patch, name, func);
+	}
+}
+
+static void tell_state(const char *kind, struct task_struct *task)
+{
+	put("S %lx %d %d\n", (unsigned long)task, task->patch_state,
+	    test_tsk_thread_flag(task, TIF_PATCH_PENDING));
+}
+
+/* The kernel's own words about livepatches, as its log has them. */
+static void tell_log(void)
+{
+	static char line[512];
+	struct kmsg_dump_iter iterator;
+	size_t length;
+
+	kmsg_dump_rewind(&iterator);
+	while (kmsg_dump_get_line(&iterator, false, line, sizeof(line) - 1, &length)) {
+		line[length] = 0;
+		if (strstr(line, "] livepatch: "))
+			put("K %s", line);
+	}
+}
+
+static void tell_livepatches(void)
+{
+	struct klp_patch *patch, *changing;
+
+	if (!klp_patches || !klp_ops || !klp_transition_patch || !klp_target_state ||
+	    !klp_signals_cnt)
+		return;
+	changing = *klp_transition_patch;
+	if (!changing && list_empty(klp_patches))
+		return;
+	put("L %s %d %u\n", changing ? changing->mod->name : "-", *klp_target_state,
+	    *klp_signals_cnt);
+	list_for_each_entry(patch, klp_patches, list)
+		tell_patch(patch);
+	visit_everyone(tell_state);
+	tell_log();
+}
+#else
+static void find_livepatch(void)
+{
+}
+
+static void tell_livepatches(void)
+{
+}
+#endif
 
 /* ---- deliberate damage, after the verdict ---- */
 
@@ -216,35 +338,69 @@ static void hurt_the_willing(void)
 
 /* ---- stopping the machine ---- */
 
+static void write_rows(void)
+{
+	visit_everyone(judge);
+	tell_livepatches();
+	if (hurting)
+		hurt_the_willing();
+	put("END\n");
+	header->length = cpu_to_le64(rows_used);
+	smp_wmb();
+	if (header->state == cpu_to_le64(VMLAB_ARMED))
+		set_state(VMLAB_READY);
+	if (crashing)
+		panic("vmlab: the verdicts are taken");
+}
+
+static void stay_here(void)
+{
+	for (;;) {
+		touch_nmi_watchdog();
+		cpu_relax();
+	}
+}
+
 /* Runs on every CPU at once, interrupts off. One asks, then all wait for good. */
 static int stopped(void *unused)
 {
 	static atomic_t first = ATOMIC_INIT(1);
 
-	if (atomic_xchg(&first, 0)) {
-		judge_everyone();
-		if (hurting)
-			hurt_the_willing();
-		put("END\n");
-		header->length = cpu_to_le64(rows_used);
-		smp_wmb();
-		if (header->state == cpu_to_le64(VMLAB_ARMED))
-			set_state(VMLAB_READY);
-		if (crashing)
-			panic("vmlab: the verdicts are taken");
-	}
-	for (;;) {
-		touch_nmi_watchdog();
-		cpu_relax();
-	}
+	if (atomic_xchg(&first, 0))
+		write_rows();
+	stay_here();
 	return 0;
+}
+
+/* ---- holding the CPUs by interrupts: what runs on them goes on running ---- */
+
+static atomic_t held = ATOMIC_INIT(0);
+
+static void hold(void *unused)
+{
+	atomic_inc(&held);
+	stay_here();
+}
+
+static void interrupt_everyone(void)
+{
+	preempt_disable();
+	smp_call_function(hold, NULL, 0);
+	while (atomic_read(&held) < num_online_cpus() - 1)
+		cpu_relax();
+	local_irq_disable();
+	write_rows();
+	stay_here();
 }
 
 static ssize_t trigger(struct file *file, const char __user *text, size_t size,
 		       loff_t *offset)
 {
-	int error = stop_machine(stopped, NULL, cpu_online_mask);
+	int error;
 
+	if (interrupting)
+		interrupt_everyone();
+	error = stop_machine(stopped, NULL, cpu_online_mask);
 	return error ? error : size;
 }
 
@@ -285,6 +441,7 @@ static int find_functions(void)
 	save_reliable = (void *)lookup_name("stack_trace_save_tsk_reliable");
 	save_plain = (void *)lookup_name("stack_trace_save_tsk");
 	idle_of = (void *)lookup_name("idle_task");
+	find_livepatch();
 	return save_plain && idle_of ? 0 : -ENOENT;	/* not all have the reliable walk */
 }
 

@@ -3,6 +3,7 @@
  * states - processes in every state that matters to a stack walk.
  *
  *	states start PATTERN...	start those of such names, wait until they have settled
+ *	states act NAME		enter a state of the kernel's own
  *	states crowd COUNT	start as many processes, asleep in a few ways
  *	states trigger FILE	fork a child that never runs, then write to FILE
  *	states kexec KERNEL INITRAMFS CMDLINE	load a kernel to run after a panic
@@ -53,7 +54,19 @@ static void start_states(const struct state *states, size_t count, char **patter
 	}
 }
 
-/* One process for each act that the module lists, named after it. */
+/* Become the process of an act, named after it. */
+static void enter_act(const char *act)
+{
+	char name[40];
+
+	snprintf(name, sizeof(name), "u_%s", act);
+	name_self(name);
+	give_way();
+	module_state(act, NULL, 0);
+	report_missing(act);
+}
+
+/* One process for each act that the module lists. */
 static void start_acts(char **patterns)
 {
 	FILE *list = fopen("/proc/vmlab_states", "r");
@@ -61,12 +74,8 @@ static void start_acts(char **patterns)
 
 	while (list && fscanf(list, "%31s", act) == 1) {
 		snprintf(name, sizeof(name), "u_%s", act);
-		if (!wanted(patterns, name) || forked())
-			continue;
-		name_self(name);
-		give_way();
-		module_state(act, NULL, 0);
-		report_missing(act);
+		if (wanted(patterns, name) && !forked())
+			enter_act(act);
 	}
 }
 
@@ -103,6 +112,8 @@ int main(int argc, char **argv)
 		start_acts(argv + 2);
 		return 0;
 	}
+	if (argc == 3 && !strcmp(argv[1], "act"))
+		enter_act(argv[2]);
 	if (argc == 3 && !strcmp(argv[1], "crowd")) {
 		start_crowd(atoi(argv[2]));
 		return 0;
@@ -111,7 +122,7 @@ int main(int argc, char **argv)
 		return trigger(argv[2]);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
 		return load_crash_kernel(argv[2], argv[3], argv[4]);
-	fprintf(stderr, "usage: states start PATTERN... | crowd COUNT | trigger FILE | "
+	fprintf(stderr, "usage: states start PATTERN... | act NAME | crowd COUNT | trigger FILE | "
 			"kexec KERNEL INITRAMFS CMDLINE\n");
 	return 2;
 }
