@@ -149,6 +149,8 @@ def _remedy(task: PendingTask) -> str:
         text += " The dump shows that none of the patch's functions is on its stack."
     elif task.blockers:
         text += f" As far as its stack can be told, it is in {', '.join(task.functions)}."
+    if task.report.kind is TaskKind.USER and task.wait.leaves is Leaves.SIGNAL:
+        text += " Or let a signal take it out of the kernel: that switches it, too."
     return text
 
 
