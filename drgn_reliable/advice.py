@@ -25,7 +25,8 @@ class Advice(NamedTuple):
     id: str
     fits: Fits
     text: str
-    """``{functions}`` stands for the functions in the way, ``{event}`` for what is waited for."""
+    """``{functions}`` stands for the functions in the way, ``{event}`` for what is waited for,
+    ``{cpu}`` for the task's CPU, ``{remedy}`` for what the catalogue of reasons says to do."""
 
 
 def _is(decision: Decision) -> Fits:
@@ -53,15 +54,13 @@ ADVICE = (
     ),
     Advice(
         "idle",
-        lambda task, transition: task.report.kind is TaskKind.IDLE and not task.functions,
-        "Nothing to do: an idle task switches as its loop comes round.",
+        lambda task, transition: task.report.kind is TaskKind.IDLE,
+        "The kernel wakes it at each attempt, and as its loop comes round it switches, whatever is "
+        "on its stack. If it stays so, something else keeps CPU {cpu} from it.",
     ),
     Advice(
         "thread-loop",
-        lambda task, transition: (
-            task.wait.loop in task.functions
-            or (task.report.kind is TaskKind.IDLE and bool(task.functions))
-        ),
+        lambda task, transition: task.wait.loop in task.functions,
         "{functions} is what this thread was started with, and does not return: the transition "
         "cannot finish. Reverse it, and patch what the function calls instead.",
     ),
@@ -134,7 +133,10 @@ def advice_for(task: PendingTask, transition: Transition) -> tuple[str, str]:
     row = next(row for row in ADVICE if row.fits(task, transition))
     event = f" ({task.wait.event})" if task.wait.event else ""
     text = row.text.format(
-        functions=", ".join(task.functions) or "the function", event=event, remedy=_remedy(task)
+        functions=", ".join(task.functions) or "the function",
+        event=event,
+        cpu=task.report.cpu,
+        remedy=_remedy(task),
     )
     return row.id, text
 
@@ -147,24 +149,29 @@ def _remedy(task: PendingTask) -> str:
         text += " The dump shows that none of the patch's functions is on its stack."
     elif task.blockers:
         text += f" As far as its stack can be told, it is in {', '.join(task.functions)}."
+    if task.report.kind is TaskKind.USER and task.wait.leaves is Leaves.SIGNAL:
+        text += " Or let a signal take it out of the kernel: that switches it, too."
     return text
 
 
-def ways_out(transition: Transition, pending: int) -> tuple[str, ...]:
+def ways_out(transition: Transition) -> tuple[str, ...]:
     """What a person can do about the transition as a whole, and what it risks."""
     patch = transition.patch or "NAME"
-    reverse = (
-        f"Reverse it: echo {int(transition.target == 'unpatched')} > "
-        f"/sys/kernel/livepatch/{patch}/enabled; "
-    )
-    if transition.back:
-        reverse += f"{transition.back} tasks that have switched sleep in the other version already."
-    else:
-        reverse += "no task that has switched would be in the way."
+    patching = transition.target == "patched"
+    reverse = f"Reverse it: echo {int(not patching)} > /sys/kernel/livepatch/{patch}/enabled"
+    if transition.back is not None:
+        reverse += f"; of the tasks that have switched, {transition.back or 'none'} would be in the"
+        reverse += " way." if transition.back == 0 else " way as these are now."
+    one = transition.pending == 1
     force = (
-        f"Force it: echo 1 > /sys/kernel/livepatch/{patch}/force; the {pending} "
-        f"{'task' if pending == 1 else 'tasks'} above would go on in the version that is on "
-        "their stacks and call the other one, for which nothing was prepared; no livepatch that "
-        "takes part can be unloaded afterwards."
+        f"Force it: echo 1 > /sys/kernel/livepatch/{patch}/force; the "
+        + ("task" if one else f"{transition.pending} tasks")
+        + f" above would go on in the {'old' if patching else 'new'} version of what is on "
+        + ("its stack" if one else "their stacks")
+        + f" and call the {'new' if patching else 'old'} one, for which nothing was prepared"
     )
-    return (reverse, force)
+    if not patching:
+        force += f"; {patch} can never be unloaded afterwards"
+    elif transition.replaces:
+        force += "; the livepatches that it replaces can never be unloaded afterwards"
+    return (reverse + ("" if reverse.endswith(".") else "."), force + ".")

@@ -170,7 +170,7 @@ def _touch_more(kernel: Kernel, report: DumpReport) -> None:
     """Read what the report did not need but a reader of the capsule will."""
     kernel_facts(kernel, whole_tables=False)
     if kernel.owners.patches.all:
-        analyse(kernel)
+        analyse(kernel, only={task.task for task in report.tasks})
     for module in kernel.modules:
         region = module.regions[0]
         module.symbol(kernel.prog, region.start, region)

@@ -372,13 +372,13 @@ def run_klp(
     :raises UsageError: if there is no such task.
     """
     every = kernel.tasks
-    tasks = every.select(wanted) if wanted else progress(every, kernel.expected_tasks())
+    chosen = {task.address for task in every.select(wanted)} if wanted else None
     with collector_paused():
-        report = analyse(kernel, tasks)
+        report = analyse(kernel, progress(every, kernel.expected_tasks()), chosen)
     shown = report
     if args.only:
-        chosen = tuple(task for task in report.tasks if task.decision.value in args.only)
-        shown = replace(report, tasks=chosen)
+        fitting = tuple(task for task in report.tasks if task.decision.value in args.only)
+        shown = replace(report, tasks=fitting)
     if args.format == "json":
         write_livepatch_json(shown, out)
     else:

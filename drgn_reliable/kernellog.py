@@ -8,7 +8,7 @@ task that it cannot switch, at each attempt: its own answer to what this package
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from drgn import FaultError, Program
@@ -17,6 +17,7 @@ from drgn.helpers.linux.printk import get_printk_records
 __all__ = (
     "LogLine",
     "Told",
+    "forced",
     "history",
     "last_attempt",
     "livepatch_lines",
@@ -24,7 +25,8 @@ __all__ = (
     "told",
 )
 
-_PREFIX = "livepatch: "
+_PREFIX = re.compile(r"(?:\[[^]]*\] )?(?:[\w./-]+:)* ?livepatch: ")
+"""Dynamic debug can put the thread, the module, the function and the line before its messages."""
 _NANOSECOND = 1e-9
 _HISTORY = 6
 """Lines."""
@@ -37,8 +39,9 @@ _TOLD = re.compile(
     r"|is sleeping on function (?P<function>\S+))",
     re.DOTALL,
 )
-_OVERTAKEN = re.compile(r"forcing remaining tasks|: reversing transition|: starting \w+ transition")
-_STARTED = re.compile(r"'(?P<patch>.*)': (?:starting|reversing) (?:\w+ )?transition")
+_STARTED = re.compile(r"'(?P<patch>.*)': (?:starting|reversing) (?:\w+ )?transition.*")
+_FORCED = "forcing remaining tasks to the patched state"
+_ENDED = re.compile(r"'.*': (?:completing .*|canceling .*|(?:un)?patching complete)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class LogLine:
     """Seconds on the clock of the log, which starts with the kernel."""
     text: str
     """Without ``livepatch:``."""
+    caller: int | None = None
+    """The thread that wrote it; None if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,9 @@ def livepatch_lines(prog: Program) -> list[LogLine]:
     try:
         for record in get_printk_records(prog):
             text = record.text.decode("utf-8", "replace")
-            if text.startswith(_PREFIX):
-                found.append(LogLine(record.timestamp * _NANOSECOND, text.removeprefix(_PREFIX)))
+            if prefix := _PREFIX.match(text):
+                time = record.timestamp * _NANOSECOND
+                found.append(LogLine(time, text[prefix.end() :], record.caller_tid))
     except (FaultError, LookupError, TypeError, ValueError, OverflowError):
         pass
     return found
@@ -92,24 +98,33 @@ def told(text: str) -> Told | None:
     return Told(found["comm"], int(found["pid"]), decision or "sleeping", found["function"])
 
 
-def last_attempt(lines: Sequence[LogLine]) -> tuple[float, list[Told]] | None:
+def last_attempt(lines: Iterable[LogLine]) -> tuple[float, list[Told]] | None:
     """When the kernel last tried to complete the transition, and what it told of each task then;
-    None if it told nothing, or has forced or reversed the transition since."""
+    None if it told nothing since the transition began, was reversed or forced.
+
+    What a task says of itself is left out: the scheduler has those that run try it at any time.
+    """
     attempt: list[Told] = []
     time = 0.0
-    for line in reversed(lines):
+    for line in lines:
         said = told(line.text)
-        if not attempt and _OVERTAKEN.search(line.text):
-            return None
         if said is None:
-            if attempt:
-                break
-            continue
-        if attempt and time - line.time > _GAP:
-            break
-        time = line.time
-        attempt.append(said)
-    return (time, attempt[::-1]) if attempt else None
+            if _STARTED.fullmatch(line.text) or _ENDED.fullmatch(line.text) or line.text == _FORCED:
+                attempt = []
+        elif not said.pid or said.pid != line.caller:
+            if line.time - time > _GAP or said in attempt:
+                attempt = []
+            time = line.time
+            attempt.append(said)
+    return (time, attempt) if attempt else None
+
+
+def forced(lines: Iterable[LogLine]) -> bool:
+    """Whether the log tells that the transition that began last was forced."""
+    found = False
+    for line in lines:
+        found = line.text == _FORCED or (found and not _STARTED.fullmatch(line.text))
+    return found
 
 
 def started(lines: Iterable[LogLine], patch: str) -> float | None:
@@ -117,7 +132,7 @@ def started(lines: Iterable[LogLine], patch: str) -> float | None:
     times = [
         line.time
         for line in lines
-        if (found := _STARTED.match(line.text)) and found["patch"] == patch
+        if (found := _STARTED.fullmatch(line.text)) and found["patch"] == patch
     ]
     return times[-1] if times else None
 

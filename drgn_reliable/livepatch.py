@@ -8,13 +8,20 @@ replaces or removes stays as it is. All that is done here again, from the dump.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from drgn_reliable.inlined import inlined_at
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.kernellog import LogLine, history, last_attempt, livepatch_lines, started
+from drgn_reliable.kernellog import (
+    LogLine,
+    forced,
+    history,
+    last_attempt,
+    livepatch_lines,
+    started,
+)
 from drgn_reliable.model import KernelVerdict, ProofVerdict, TaskKind, TaskReport
 from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject
 from drgn_reliable.patchstate import PatchStates, clock, offline_cpus
@@ -73,8 +80,8 @@ class Blocker:
     """A frame in such a function."""
 
     function: Checked
-    frame: int
-    """Number of the frame, counted from the innermost."""
+    frame: int | None
+    """Number of the frame, counted from the innermost; None if only the kernel's trace has it."""
     address: int
 
 
@@ -123,14 +130,19 @@ class Transition:
     patch: str
     target: str
     """``patched`` or ``unpatched``."""
+    replaces: bool
+    """The patch takes the place of all earlier ones."""
+    pending: int
+    """Tasks that have not reached the target state."""
     switched: int
     """Tasks that have reached the target state."""
     attempts: int | None
     """How often the kernel has tried in vain; it tries about once a second."""
     seconds: float | None
     """Since it began or was reversed, by the log; None if the log does not say."""
-    back: int
-    """Tasks that would be in the way of reversing it: they are in the other version already."""
+    back: int | None
+    """Tasks that would be in the way of reversing it: they have switched, and are in the other
+    version already or have a stack that the kernel cannot tell. None if not all were looked at."""
 
     @property
     def signals(self) -> int | None:
@@ -159,6 +171,8 @@ class LivepatchReport:
     compared: int | None
     """Tasks of which the kernel's own log told at its last attempt; None if it told of none."""
     differences: tuple[Difference, ...]
+    forced: bool = False
+    """The log tells that the last transition was forced, so tasks may be in old versions still."""
     history: tuple[LogLine, ...] = ()
     """What the log last said of livepatches: begun, woken, forced, complete."""
     problems: tuple[str, ...] = ()
@@ -212,27 +226,36 @@ def _original(each: PatchedObject, function: PatchedFunction) -> Checked:
     return Checked(function.name, each.name, function.old_func, function.old_size, "original")
 
 
-def _blockers(entries: Sequence[int], checked: Iterable[Checked]) -> tuple[Blocker, ...]:
-    """The kernel compares return addresses as they are, and in the order of the functions."""
-    return tuple(
-        Blocker(function, number, address)
-        for function in checked
-        for number, address in enumerate(entries)
-        if address in function
-    )
+def _blockers(
+    entries: Sequence[int], shown: Sequence[int], checked: Iterable[Checked]
+) -> Iterator[Blocker]:
+    """The kernel compares return addresses as they are, and in the order of the functions.
+
+    :param entries: the return addresses that the kernel compares.
+    :param shown: those of the frames that are shown: some kernels' traces have a frame twice.
+    """
+    for function in checked:
+        hits = [address for address in entries if address in function]
+        frames = [(number, address) for number, address in enumerate(shown) if address in hits]
+        for number, address in frames:
+            yield Blocker(function, number, address)
+        if hits and not frames:
+            yield Blocker(function, None, hits[0])
 
 
 # The analysis --------------------------------------------------------------------------------
 
 
-def analyse(kernel: Kernel, tasks: Iterable[Task] | None = None) -> LivepatchReport:
+def analyse(
+    kernel: Kernel, tasks: Iterable[Task] | None = None, only: Collection[int] | None = None
+) -> LivepatchReport:
     """What the dump says of livepatching.
 
-    :param tasks: those to look at; by default all, in the kernel's order.
+    :param tasks: all tasks, in the kernel's order, as they are to be gone through.
+    :param only: the addresses of the tasks whose stacks to look at; by default all.
     """
     patches = kernel.owners.patches
-    scanner = Scanner(kernel)
-    lines = livepatch_lines(kernel.prog) if patches.all else []
+    lines = livepatch_lines(kernel.prog)
     empty = LivepatchReport(
         kernel.path,
         kernel.release,
@@ -245,38 +268,45 @@ def analyse(kernel: Kernel, tasks: Iterable[Task] | None = None) -> LivepatchRep
         (),
         None,
         (),
-        history(lines),
+        forced(lines),
+        history(lines) if patches.all else (),
     )
     patch = next((p for p in patches.all if p.address == patches.transition), None)
     target = patches.target
     if patch is None or target not in (PATCHED, UNPATCHED):
-        lacking = patches.transition is None and kernel.supports_livepatch
-        problem = "klp_transition_patch is not in this dump" if lacking else ""
-        problem = problem or ("" if patches.whole else "the list of patches is not in this dump")
-        return replace(empty, problems=(problem,) if problem else ())
+        return replace(empty, problems=tuple(_unknown(kernel)))
     checked = checked_functions(patch, patches.all, patches.stacks, target)
     back = checked_functions(patch, patches.all, patches.stacks, 1 - target)
-    states = PatchStates(kernel)
-    pending, switched, returning = [], 0, 0
-    offline = offline_cpus(kernel)
+    scanner, states, offline = Scanner(kernel), PatchStates(kernel), offline_cpus(kernel)
+    found: list[PendingTask] = []
+    passed: list[Task] = []
+    waiting: set[int] = set()
+    switched = returning = 0
     for task in kernel.tasks if tasks is None else tasks:
         state = states.of(task)
-        report = scanner.report(task)
-        if state == target:
-            switched += 1
-            returning += bool(_blockers(report.proof.entries, back))
+        if state is not None and state != target:
+            waiting.add(task.address)
+        if only is not None and task.address not in only:
+            passed.append(task)
+        elif state not in (target, None):
+            found.append(_pending(kernel, task, scanner.report(task), state, checked, offline))
         elif state is not None:
-            pending.append(_pending(kernel, task, report, state, checked, offline))
-    pending = states.flagged(pending)
+            # Reversing is the same decision the other way round.
+            decision, _ = _decide(scanner.report(task), back)
+            returning += decision in (Decision.SLEEPING, Decision.UNRELIABLE)
+        switched += state == target
     transition = Transition(
         patch.name,
         "patched" if target == PATCHED else "unpatched",
+        patch.replace,
+        len(waiting),
         switched,
         patches.attempts,
         _since(kernel, lines, patch.name),
-        returning,
+        returning if only is None else None,
     )
-    compared, differences = _compare(pending, lines)
+    pending = states.flagged(found, waiting)
+    compared, differences = _compare(pending, passed, lines)
     return replace(
         empty,
         transition=transition,
@@ -284,8 +314,24 @@ def analyse(kernel: Kernel, tasks: Iterable[Task] | None = None) -> LivepatchRep
         tasks=tuple(pending),
         compared=compared,
         differences=tuple(differences),
-        problems=(*scanner.problems(), *states.problems),
+        problems=(*scanner.problems(), *states.problems()),
     )
+
+
+def _unknown(kernel: Kernel) -> Iterator[str]:
+    """What keeps from telling whether there is a transition; nothing if there is none."""
+    patches = kernel.owners.patches
+    if not kernel.supports_livepatch:
+        return
+    if not patches.whole:
+        yield "the list of livepatches is not in this dump, or broken"
+    if patches.transition is None:
+        yield "klp_transition_patch is not in this dump"
+    elif patches.transition:
+        if patches.target is None:
+            yield "klp_target_state is not in this dump"
+        if all(patch.address != patches.transition for patch in patches.all):
+            yield f"klp_transition_patch is {patches.transition:#x}, which is no livepatch's"
 
 
 def _pending(
@@ -306,10 +352,11 @@ def _pending(
 
 def _decide(report: TaskReport, checked: Sequence[Checked]) -> tuple[Decision, tuple[Blocker, ...]]:
     """``klp_check_and_switch_task()``."""
+    shown = [frame.pc for frame in report.frames]
     if report.kernel.verdict is KernelVerdict.RELIABLE:
-        blockers = _blockers(report.kernel.entries, checked)
+        blockers = tuple(_blockers(report.kernel.entries, shown, checked))
         return (Decision.SLEEPING if blockers else Decision.WOULD_SWITCH), blockers
-    blockers = _blockers(report.proof.entries, checked)
+    blockers = tuple(_blockers(shown, shown, checked))
     running = report.kernel.verdict is KernelVerdict.RUNNING
     return (Decision.RUNNING if running else Decision.UNRELIABLE), blockers
 
@@ -322,29 +369,38 @@ def _since(kernel: Kernel, lines: Sequence[LogLine], patch: str) -> float | None
 
 
 def _compare(
-    pending: Iterable[PendingTask], lines: Sequence[LogLine]
+    pending: Iterable[PendingTask], passed: Iterable[Task], lines: Sequence[LogLine]
 ) -> tuple[int | None, list[Difference]]:
-    """Hold the decisions against what the kernel told at its last attempt."""
+    """Hold the decisions against what the kernel told at its last attempt.
+
+    :param passed: tasks that were not looked at: what is told of them is left out.
+    """
     attempt = last_attempt(lines)
     if attempt is None:
         return None, []
-    told = {said.pid: said for said in attempt[1] if said.pid}
-    # Every CPU's idle task has PID 0, and the name of its CPU.
-    told_idle = {said.comm: said for said in attempt[1] if not said.pid}
+    told = {_key(said.pid, said.comm): said for said in attempt[1]}
+    for left_out in passed:
+        told.pop(_key(left_out.pid, left_out.comm), None)
+    compared = len(told)
     differences = []
     for task in pending:
         report = task.report
-        said = told.pop(report.pid, None) if report.pid else told_idle.pop(report.comm, None)
+        said = told.pop(_key(report.pid, report.comm), None)
         here = _said(task.decision.value, next(iter(task.functions), None))
         kernel = _said(said.decision, said.function) if said else "nothing"
         if task.decision is Decision.WOULD_SWITCH:
             here = "nothing"
         if here != kernel:
             differences.append(Difference(report.pid, report.comm, here, kernel))
-    for said in (*told.values(), *told_idle.values()):
+    for said in told.values():
         kernel = _said(said.decision, said.function)
-        differences.append(Difference(said.pid, said.comm, "switched", kernel))
-    return len(attempt[1]), differences
+        differences.append(Difference(said.pid, said.comm, "switched or gone", kernel))
+    return compared, differences
+
+
+def _key(pid: int, comm: str) -> int | str:
+    """Which task the log means: every CPU's idle task has PID 0, and the name of its CPU."""
+    return pid or comm
 
 
 def _said(decision: str, function: str | None) -> str:

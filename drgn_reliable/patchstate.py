@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -33,16 +34,18 @@ flags of several architectures common (include/asm-generic/thread_info_tif.h).""
 
 
 class PatchStates:
-    """The livepatch state of tasks.
-
-    :attr:`problems` gets a line if the kernel's types lack it.
-    """
+    """The livepatch state of tasks."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self.problems: list[str] = []
+        self._problems: list[str] = []
+        self._lacking = 0
         self._flags: dict[int, int] = {}
-        self._switched: list[int] = []
+
+    def problems(self) -> tuple[str, ...]:
+        """What could not be read so far, one line each."""
+        lacking = f"patch_state of {self._lacking} tasks is not in this dump"
+        return (*self._problems, *([lacking] if self._lacking else ()))
 
     def of(self, task: Task) -> int | None:
         """``patch_state``: 1 patched, 0 unpatched, -1 no transition; None if the dump lacks it.
@@ -52,9 +55,11 @@ class PatchStates:
         prog = self._kernel.prog
         try:
             state = int(self._state.read(prog, task.address)["state"])
-            self._flags[task.address] = self._thread_flags(task)
         except FaultError:
+            self._lacking += 1
             return None
+        with suppress(FaultError):
+            self._flags[task.address] = self._thread_flags(task)
         return state
 
     @cached_property
@@ -62,7 +67,7 @@ class PatchStates:
         try:
             return Layout(self._kernel.prog.type("struct task_struct"), {"state": "patch_state"})
         except MissingInformation as e:
-            self.problems.append(str(e))
+            self._problems.append(str(e))
             return None
 
     def _thread_flags(self, task: Task) -> int:
@@ -75,13 +80,16 @@ class PatchStates:
         offset = member_offset(prog.type("struct thread_info"), "flags") or 0
         return int(prog.read_u64(task.stack + offset & MASK))
 
-    def flagged(self, pending: Sequence[PendingTask]) -> list[PendingTask]:
+    def flagged(
+        self, pending: Sequence[PendingTask], waiting: Collection[int]
+    ) -> list[PendingTask]:
         """The tasks with :attr:`~drgn_reliable.livepatch.PendingTask.flagged` filled in.
 
         Which flag it is shows in the dump: all tasks that have not switched have it, and all that
         have do not. Where that fits none or several, it is not told.
+
+        :param waiting: the addresses of all tasks that have not switched.
         """
-        waiting = {task.report.task for task in pending}
         fitting = [
             bit
             for bit in FLAG_BITS.get(self._kernel.architecture, ())
@@ -92,6 +100,8 @@ class PatchStates:
         bit = fitting[0]
         return [
             replace(task, flagged=bool(self._flags[task.report.task] >> bit & 1))
+            if task.report.task in self._flags
+            else task
             for task in pending
         ]
 

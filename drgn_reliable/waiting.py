@@ -51,6 +51,7 @@ EVENTS: tuple[tuple[str, str], ...] = (
     (r"do_epoll_wait|ep_poll", "a file, by epoll"),
     (r"do_(sys_)?poll|do_select", "a file, by poll or select"),
     (r"do_wait|kernel_wait4", "a child process"),
+    (r"do_task_dead", "its parent, to reap it"),
     (r"do_sigtimedwait|sigsuspend|__.*_sys_pause|__do_sys_pause", "a signal"),
     (r"inet_csk_accept|unix_accept", "a connection"),
     (r"unix_stream_read_generic|tcp_recvmsg.*|__skb_wait_for_more_packets|sk_wait_data",

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from drgn_reliable import ReliableError
+from drgn_reliable.livepatch import analyse
 
-from . import chains, conform, lab, scenario, vmcores
+from . import chains, conform, klp, lab, scenario, vmcores
 from .guest import GuestError
 from .oracle import OracleError
 from .packages import PackageError
@@ -95,8 +96,9 @@ def make_one(name: str, arguments: argparse.Namespace) -> None:
 def conform_one(dump: Path, symbols: str | None) -> bool:
     """Hold one dump against the verdicts beside it and the known chains; say what differs."""
     rows = dump.with_name("oracle.txt").read_text("utf-8", "surrogateescape")
-    _, reports = conform.scan(dump, symbols=symbols)
+    kernel, reports = conform.scan(dump, symbols=symbols)
     wrong, lacking = conform.differences(reports, rows), chains.missing_functions(reports)
+    wrong += klp.livepatch_differences(analyse(kernel), rows)
     for line in (*wrong, *lacking):
         print(f"{dump}: {line}")
     known, proven = chains.coverage(reports)

@@ -20,8 +20,9 @@ from typing import Any
 import yaml
 
 from drgn_reliable.capsule import write_capsule
+from drgn_reliable.livepatch import analyse
 
-from . import chains, conform, lab, scenario, verdicts
+from . import chains, conform, klp, lab, scenario, verdicts
 
 Say = Callable[[str], None]
 MANIFEST = "manifest.yaml"
@@ -92,6 +93,8 @@ def _kept(entry: dict[str, Any], rows: str) -> str:
 def _hold(dump: Path, rows: str, say: Say, only: Collection[int] = ()) -> tuple[str, str]:
     kernel, reports = conform.scan(dump, only)
     wrong = [*conform.differences(reports, rows), *chains.missing_functions(reports)]
+    if not only:
+        wrong += klp.livepatch_differences(analyse(kernel), rows)
     for line in wrong:
         say(line)
     if wrong:

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from drgn_reliable.advice import advice_for, ways_out
 from drgn_reliable.livepatch import (
+    Blocker,
     Decision,
     LivepatchReport,
     PendingTask,
@@ -19,13 +20,14 @@ from drgn_reliable.livepatch import (
     each_version,
     grouped,
 )
-from drgn_reliable.patches import Patch, PatchedFunction
+from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject
 from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.render.machine import SCHEMA, hex_or_null, reason_dict
 
 __all__ = ("livepatch_dict", "write_livepatch", "write_livepatch_json")
 
 _WIDTH = 100
+_UNBROKEN: Any = {"break_long_words": False, "break_on_hyphens": False}
 _SAID = {
     Decision.RUNNING: "running on a CPU",
     Decision.UNRELIABLE: "has an unreliable stack",
@@ -61,8 +63,15 @@ def write_livepatch(report: LivepatchReport, out: TextIO, *, verbose: bool) -> N
 def _no_transition(report: LivepatchReport) -> str:
     if not report.built_in:
         return f"{report.release} was built without livepatching."
+    if report.problems:
+        return "Whether a transition is in progress cannot be told."
     if not report.patches:
         return "No livepatch is loaded."
+    if report.forced:
+        return (
+            "No transition is in progress. The last one was forced, by the log: tasks may still be "
+            "in what was replaced."
+        )
     return "No transition is in progress."
 
 
@@ -88,7 +97,7 @@ def _headline(report: LivepatchReport, transition: Transition) -> str:
     )
     return (
         f"{transition.patch or 'a livepatch'}: {doing}{since}{tried}{woken}; "
-        f"{transition.switched} tasks have switched, {len(report.tasks)} have not"
+        f"{transition.switched} tasks have switched, {transition.pending} have not"
         + (f": {', '.join(parts)}" if parts else "")
     )
 
@@ -101,7 +110,7 @@ def _write_patches(report: LivepatchReport, out: TextIO, *, every: bool) -> None
             _state(patch, report),
             "yes" if patch.replace else "no",
             "yes" if patch.forced else "no",
-            ", ".join(_object(each.name, each.patched) for each in patch.objects),
+            ", ".join(_object(each) for each in patch.objects),
         )
         for number, patch in enumerate(report.patches, 1)
     ]
@@ -131,8 +140,15 @@ def _state(patch: Patch, report: LivepatchReport) -> str:
     return "enabled" if patch.enabled else "disabled"
 
 
-def _object(name: str | None, patched: bool) -> str:
-    return (name or "vmlinux") + ("" if patched else " (not loaded)")
+def _object(each: PatchedObject) -> str:
+    if each.patched:
+        return each.name or "vmlinux"
+    return f"{each.name or 'vmlinux'} ({'not patched' if _is_loaded(each) else 'not loaded'})"
+
+
+def _is_loaded(each: PatchedObject) -> bool:
+    """Whether what the object patches is there: a module may not be loaded."""
+    return each.name is None or each.module != 0
 
 
 def _position(report: LivepatchReport, function: PatchedFunction) -> str:
@@ -151,10 +167,9 @@ def _write_groups(
         out.write(f"{_who(group)}: {_what(task)}\n")
         for blocker in task.blockers:
             function = blocker.function
-            frame = task.report.frames[blocker.frame].code
             module = f" [{function.module}]" if function.module else ""
             out.write(
-                f"    frame #{blocker.frame} {frame} is in {function.name}{module}, "
+                f"    {_where(task, blocker)} is in {function.name}{module}, "
                 f"{_version(function.version)}\n"
             )
         for reason in task.report.reasons:
@@ -170,7 +185,9 @@ def _write_groups(
                 out.write(f"      #{number} {found.code}\n")
         text = advice_for(task, transition)[1]
         out.write(
-            textwrap.fill(text, _WIDTH, initial_indent="    -> ", subsequent_indent="       ")
+            textwrap.fill(
+                text, _WIDTH, initial_indent="    -> ", subsequent_indent="       ", **_UNBROKEN
+            )
         )
         out.write("\n\n")
 
@@ -192,6 +209,12 @@ def _what(task: PendingTask) -> str:
     return said
 
 
+def _where(task: PendingTask, blocker: Blocker) -> str:
+    if blocker.frame is None:
+        return f"{blocker.address:#x} in the kernel's trace"
+    return f"frame #{blocker.frame} {task.report.frames[blocker.frame].code}"
+
+
 def _version(version: str) -> str:
     return "the original" if version == "original" else f"the version of {version}"
 
@@ -211,14 +234,19 @@ def _waits(task: PendingTask) -> str:
 
 
 def _write_end(report: LivepatchReport, transition: Transition, out: TextIO) -> None:
-    if report.tasks:
-        for text in ways_out(transition, len(report.tasks)):
-            out.write(textwrap.fill(text, _WIDTH, subsequent_indent="  ") + "\n")
+    if report.forced:
+        out.write("It was forced, by the log.\n")
+    if not transition.pending:
+        out.write("All tasks have switched: the kernel ends it at its next attempt.\n")
+        return
+    for text in ways_out(transition):
+        out.write(textwrap.fill(text, _WIDTH, subsequent_indent="  ", **_UNBROKEN) + "\n")
     if report.compared is None:
         out.write("The log has no word of single tasks (dynamic debug of transition.c was off).\n")
         return
     if not report.differences:
-        out.write(f"The kernel's own log says the same of all {report.compared} tasks.\n")
+        those = "the task" if report.compared == 1 else f"all {report.compared} tasks"
+        out.write(f"The kernel's own log says the same of {those}.\n")
     for difference in report.differences:
         out.write(
             f"The kernel's log differs: {difference.comm} ({difference.pid}): {difference.kernel} "
@@ -243,7 +271,8 @@ def livepatch_dict(report: LivepatchReport) -> dict[str, Any]:
         else {
             "patch": transition.patch,
             "target": transition.target,
-            "pending": len(report.tasks),
+            "replaces": transition.replaces,
+            "pending": transition.pending,
             "switched": transition.switched,
             "attempts": transition.attempts,
             "signals": transition.signals,
@@ -253,6 +282,7 @@ def livepatch_dict(report: LivepatchReport) -> dict[str, Any]:
         "patches": [_patch_dict(report, patch) for patch in report.patches],
         "tasks": [] if transition is None else [_task_dict(t, transition) for t in report.tasks],
         "log": {
+            "forced": report.forced,
             "history": [{"seconds": line.time, "text": line.text} for line in report.history],
             "compared": report.compared,
             "differences": [
@@ -275,7 +305,7 @@ def _patch_dict(report: LivepatchReport, patch: Patch) -> dict[str, Any]:
             {
                 "name": each.name,
                 "patched": each.patched,
-                "loaded": each.name is None or bool(each.module),
+                "loaded": _is_loaded(each),
                 "functions": [
                     {
                         "name": function.name,
