@@ -35,7 +35,7 @@ from drgn_reliable.patches import Patch, PatchedObject
 from drgn_reliable.render.livepatch import livepatch_dict, write_livepatch
 from drgn_reliable.waiting import Leaves, leaves
 from tests.conftest import Scanned, scan_dump
-from tests.dumps import DUMPS, VMCORES, Dump
+from tests.dumps import DUMPS, TRANSITIONS, VMCORES, Dump
 from tests.patching import (
     NEW,
     NEWER,
@@ -480,7 +480,7 @@ def test_same_name_and_stack_is_told_once(monkeypatch: pytest.MonkeyPatch) -> No
     text = shown(found)
     assert "12 times mysqld (1, 2, 3, 4, 5, 6, 7, 8 and 4 more): sleeping in old" in text
     assert "one: patching for" not in text, "the log does not say since when"
-    assert "0 tasks have switched, 14 have not: 14 in the way by a function" in text
+    assert "0 tasks have switched, 14 have not: 14 asleep in a function of the patch" in text
 
 
 def test_what_is_not_there_of_a_patch_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -536,7 +536,6 @@ def test_json_of_what_has_no_dump_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Real dumps -------------------------------------------------------------------------------------
 
-TRANSITIONS = [dump for dump in DUMPS if rows_of.parse(dump.rows)]
 UNPATCHED_DUMP = next(dump for dump in DUMPS if dump.name == "x86_64-6.12.kdump")
 WITHOUT = next(dump for dump in DUMPS if dump.name == "s390x-6.12.kdump")
 

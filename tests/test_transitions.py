@@ -197,7 +197,7 @@ ADVISED = {
     ("x86_64-6.12-kthread", "k_lp_sleep"): "kthread-woken",
     ("x86_64-6.12-kthread", "k_lp_dstate"): "kthread-event",
     ("x86_64-6.12-running", "k_lp_spin"): "spins",
-    ("x86_64-6.12-running", "swapper/2"): "thread-loop",
+    ("x86_64-6.12-running", "swapper/2"): "idle",
     ("x86_64-6.12-unreliable", "u_deep120"): "unreliable",
 }
 
