@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -85,12 +86,17 @@ def report(
     entries: Sequence[int] | None = None,
     reasons: Sequence[str] = (),
     cpu: int = 0,
+    names: Sequence[str] = (),
 ) -> TaskReport:
     """A task with these return addresses.
 
     :param entries: those that the kernel's own walk found, if they are others.
+    :param names: of functions, the innermost first, instead of return addresses.
     """
-    frames = tuple(Frame(Code(pc, CodeKind.CORE, None, 0, None), 0, FoundBy.ORC) for pc in pcs)
+    places = [(pc, None) for pc in pcs] + [(0x6000, name) for name in names]
+    frames = tuple(
+        Frame(Code(pc, CodeKind.CORE, name, 0, None), 0, FoundBy.ORC) for pc, name in places
+    )
     own = tuple(pcs if entries is None else entries) if verdict is KernelVerdict.RELIABLE else ()
     answer = KernelAnswer(verdict, VERDICTS[verdict], own)
     found = tuple(Reason(name, None, None, 0, "") for name in reasons)
@@ -176,7 +182,7 @@ def analysed(
             return states[task.address]
 
         def flagged(self, found: list[PendingTask], waiting: set[int]) -> list[PendingTask]:
-            return found
+            return [replace(task, flagged=True) for task in found]
 
         def problems(self) -> tuple[str, ...]:
             return ()

@@ -6,10 +6,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import drgn
 import jsonschema
@@ -18,9 +23,11 @@ from drgn.commands import CommandArgumentError, run_command
 
 import drgn_reliable.plugin  # noqa: F401  (registers the commands, as drgn's shell does)
 from contrib.vmlab import livepatch as rows_of
+from contrib.vmlab.__main__ import main
 from contrib.vmlab.klp import livepatch_differences
 from drgn_reliable.advice import ADVICE, advice_for, ways_out
 from drgn_reliable.commands import klp_exit_code
+from drgn_reliable.kernel import Kernel
 from drgn_reliable.kernellog import LogLine, forced, last_attempt, started, told
 from drgn_reliable.livepatch import (
     Decision,
@@ -32,10 +39,13 @@ from drgn_reliable.livepatch import (
 )
 from drgn_reliable.model import KernelVerdict, ProofVerdict, TaskKind
 from drgn_reliable.patches import Patch, PatchedObject
+from drgn_reliable.patchstate import PatchStates, offline_cpus
 from drgn_reliable.render.livepatch import livepatch_dict, write_livepatch
-from drgn_reliable.waiting import Leaves, leaves
+from drgn_reliable.tasks import Task
+from drgn_reliable.waiting import Leaves, leaves, wait_of
 from tests.conftest import Scanned, scan_dump
 from tests.dumps import DUMPS, TRANSITIONS, VMCORES, Dump
+from tests.fakes import FakeMemory, FakeSymbols, FakeTypes
 from tests.patching import (
     NEW,
     NEWER,
@@ -49,6 +59,7 @@ from tests.patching import (
     transition,
     wait,
 )
+from tests.prompt import prompt, read_until
 
 SCHEMA = json.loads(
     resources.files("drgn_reliable").joinpath("schema/drgn-reliable-livepatch-1.json").read_text()
@@ -387,6 +398,134 @@ def test_what_makes_it_go_on(state: int, running: bool, expected: Leaves) -> Non
     assert leaves(state, running=running) is expected
 
 
+@pytest.mark.parametrize(
+    ("names", "channel", "event"),
+    [
+        (["__schedule", "schedule", "anon_pipe_read", "vfs_read"], "anon_pipe_read",
+         "data in a pipe"),
+        (["__schedule", "schedule", "futex_wait_queue", "__futex_wait"], "futex_wait_queue",
+         "a futex"),
+        (["__schedule", "schedule_preempt_disabled", "__mutex_lock.constprop.0", "pipe_read"],
+         "__mutex_lock", "a mutex"),
+        (["__schedule", "io_schedule", "folio_wait_bit_common"], "folio_wait_bit_common",
+         "input or output"),
+        (["__schedule", "do_task_dead", "do_exit"], "do_task_dead", "its parent, to reap it"),
+        (["__schedule", "schedule", "of_some_driver"], "of_some_driver", ""),
+        ([], "", ""),
+    ],
+)  # fmt: skip
+def test_what_it_waits_for(names: list[str], channel: str, event: str) -> None:
+    """By the innermost function that is known."""
+    task = SimpleNamespace(run_state=2)
+    found = wait_of(
+        cast(Kernel, None), cast(Task, task), report(names=names, kind=TaskKind.KTHREAD)
+    )
+    assert (found.channel, found.event, found.leaves) == (channel, event, Leaves.EVENT)
+    task.run_state = 0
+    kind = TaskKind.USER
+    preempted = wait_of(cast(Kernel, None), cast(Task, task), report(names=names, kind=kind))
+    assert (preempted.event, preempted.leaves) == ("", Leaves.RUNS)
+
+
+def test_what_a_kernel_thread_was_started_with() -> None:
+    task = cast(Task, SimpleNamespace(run_state=1))
+    names = ["__schedule", "schedule", "kswapd_try_to_sleep", "kswapd", "kthread", "ret_from_fork"]
+    thread = wait_of(cast(Kernel, None), task, report(names=names, kind=TaskKind.KTHREAD))
+    assert thread.loop == "kswapd"
+
+
+# Flags and clocks -------------------------------------------------------------------------------
+
+
+class Flags:
+    """A kernel whose tasks have flags and a state; ``thread_info`` is where it says."""
+
+    def __init__(self, *, in_task: bool = True, architecture: str = "x86_64") -> None:
+        self.memory = FakeMemory()
+        types = FakeTypes(self.memory.prog)
+        types.struct("thread_info", flags="unsigned long")
+        inside = {"thread_info": "struct thread_info"} if in_task else {}
+        types.struct("task_struct", **inside, patch_state="int")
+        self.in_task = in_task
+        self.kernel = cast(
+            Kernel, SimpleNamespace(prog=self.memory.prog, architecture=architecture)
+        )
+
+    def task(self, number: int, flags: int, state: int) -> Task:
+        address, stack = 0x10000 + 0x1000 * number, 0x90000 + 0x1000 * number
+        inside = {"thread_info": {"flags": flags}} if self.in_task else {}
+        self.memory.put_struct(address, "struct task_struct", **inside, patch_state=state)
+        if not self.in_task:
+            self.memory.put_words(stack, flags)
+        return cast(Task, SimpleNamespace(address=address, stack=stack))
+
+    def flagged(self, *tasks: tuple[int, int]) -> list[bool | None]:
+        """Of tasks with flags and a state, those that have not switched to 1."""
+        states = PatchStates(self.kernel)
+        found = [self.task(i, *task) for i, task in enumerate(tasks)]
+        waiting = [task.address for task in found if states.of(task) == 0]
+        told = [
+            replace(pending(SLEEPING), report=replace(report(), task=at), flagged=None)
+            for at in waiting
+        ]
+        assert states.problems() == ()
+        return [task.flagged for task in states.flagged(told, waiting)]
+
+
+@pytest.mark.parametrize("in_task", [True, False], ids=["in the task", "below the stack"])
+@pytest.mark.parametrize(
+    ("tasks", "expected"),
+    [
+        pytest.param([(1 << 13, 0), (0, 1)], [True], id="before 7.0"),
+        pytest.param([(1 << 9, 0), (0, 1)], [True], id="since 7.0"),
+        pytest.param([(1 << 13, 0), (1 << 13, 1)], [None], id="who has switched has it, too"),
+        pytest.param([(1 << 13 | 1 << 9, 0), (0, 1)], [None], id="either"),
+        pytest.param([(1 << 13 | 1 << 9, 0), (1 << 9, 1)], [True], id="the other is another's"),
+        pytest.param([(1 << 13, 0), (0, 0)], [None, None], id="not all have it"),
+    ],
+)
+def test_which_flag_fits(
+    tasks: list[tuple[int, int]], expected: list[bool | None], in_task: bool
+) -> None:
+    assert Flags(in_task=in_task).flagged(*tasks) == expected
+
+
+def test_an_architecture_whose_flag_is_not_known() -> None:
+    assert Flags(architecture="parisc").flagged((1 << 13, 0), (0, 1)) == [None]
+
+
+def test_states_that_the_dump_lacks_are_a_problem() -> None:
+    flags = Flags()
+    states = PatchStates(flags.kernel)
+    there, lost = flags.task(0, 0, -1), cast(Task, SimpleNamespace(address=0x50000, stack=0))
+    assert (states.of(there), states.of(lost)) == (-1, None)
+    assert states.problems() == ("patch_state of 1 tasks is not in this dump",)
+
+
+def test_types_without_the_state_are_a_problem() -> None:
+    memory = FakeMemory()
+    FakeTypes(memory.prog).struct("task_struct", pid="int")
+    states = PatchStates(cast(Kernel, SimpleNamespace(prog=memory.prog, architecture="x86_64")))
+    assert states.of(cast(Task, SimpleNamespace(address=0x1000, stack=0))) is None
+    assert states.of(cast(Task, SimpleNamespace(address=0x1000, stack=0))) is None
+    (problem,) = states.problems()
+    assert "patch_state" in problem
+
+
+@pytest.mark.parametrize(
+    ("possible", "online", "expected"), [(0b111, 0b101, {1}), (1, 1, set()), (1, None, set())]
+)
+def test_which_cpus_are_offline(possible: int, online: int | None, expected: set[int]) -> None:
+    memory = FakeMemory()
+    FakeTypes(memory.prog).struct("cpumask", bits="unsigned long [1]")
+    memory.put_words(0x1000, possible)
+    if online is not None:
+        memory.put_words(0x2000, online)
+    symbols = FakeSymbols({"__cpu_possible_mask": 0x1000, "__cpu_online_mask": 0x2000})
+    kernel = SimpleNamespace(prog=memory.prog, symbols=symbols)
+    assert offline_cpus(cast(Kernel, kernel)) == expected
+
+
 # What to do -------------------------------------------------------------------------------------
 
 IDLE = report(OLD, pid=0, cpu=2, comm="swapper/2", kind=TaskKind.IDLE)
@@ -423,7 +562,7 @@ def test_each_row_of_the_table(row: str, task: PendingTask, members: dict[str, i
 def test_every_row_has_an_example_and_is_documented() -> None:
     assert [case[0] for case in CASES] == [row.id for row in ADVICE]
     documented = (VMCORES.parent / "docs" / "livepatch.md").read_text()
-    assert [row.id for row in ADVICE if f"| `{row.id}` |" not in documented] == []
+    assert [row.id for row in ADVICE if f"| {row.text} |" not in documented] == []
 
 
 def test_advice_names_what_is_waited_for() -> None:
@@ -534,6 +673,50 @@ def test_json_of_what_has_no_dump_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     assert document["transition"]["blocks_reversal"] is None
 
 
+# Against the rows of a kernel -------------------------------------------------------------------
+
+ROWS = """\
+L one 1 3
+P 7003 one 1 0 0
+O one vmlinux 1 1
+F one vmlinux old 1000 64 a000 32 0 1 1 0
+S 8100 0 1
+S 8200 1 0
+K [    1.000000] livepatch: 'one': starting patching transition
+K [    2.000000] livepatch: klp_try_switch_task: sleeper:1 is sleeping on function old
+END
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "other", "differs"),
+    [
+        ("", "", ""),
+        ("L one 1 3", "L one 1 4", "3 attempts, recorded 4"),
+        ("L one 1 3", "L one 0 3", "transition ('one', 1), recorded ('one', 0)"),
+        ("one 1 0 0", "one 0 0 0", "livepatch Patch("),
+        ("0 1 1 0", "0 1 1 1", "livepatch Patch("),
+        ("P 7003 one 1 0 0", "P 7003 one 1 0 0\nP 9000 two 1 0 0", "1 livepatches, recorded 2"),
+        ("S 8100 0 1", "S 8100 0 0", "not switched: 0x8100 0 True, recorded 0x8100 0 False"),
+        ("S 8200 1 0", "S 8200 0 1", "not switched: "),
+        ("is sleeping on function old", "is running", "1 sleeper: ('sleeping', 'old'), the kernel"),
+        ("on function old", "on function new", "1 sleeper: ('sleeping', 'old'), the kernel"),
+        ("sleeper:1 is", "other:7 is", "1 sleeper: sleeping, and the kernel said nothing of it"),
+    ],
+)
+def test_a_difference_from_the_rows_is_told(
+    monkeypatch: pytest.MonkeyPatch, row: str, other: str, differs: str
+) -> None:
+    said = log((1, "'one': starting patching transition"),
+               (2, "sleeper:1 is sleeping on function old"))  # fmt: skip
+    tasks = [(report(OLD), 0), (report(0x5000, pid=2), 1)]
+    found = analysed(monkeypatch, tasks, [ONE], {OLD: (FIRST,)}, log=said)
+    wrong = livepatch_differences(found, ROWS.replace(row, other) if row else ROWS)
+    assert bool(wrong) == bool(differs)
+    assert not differs or wrong[0].startswith(differs)
+    assert livepatch_differences(found, "END\n") == []
+
+
 # Real dumps -------------------------------------------------------------------------------------
 
 UNPATCHED_DUMP = next(dump for dump in DUMPS if dump.name == "x86_64-6.12.kdump")
@@ -629,6 +812,19 @@ def test_some_decisions_only(patching: Scanned) -> None:
         assert document["transition"]["pending"] == found.transition.pending
 
 
+def test_conform_holds_the_analysis_to_the_rows(
+    patching: Scanned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vmcore").symlink_to(patching.dump.path)
+    rows = tmp_path / "oracle.txt"
+    rows.write_text(patching.dump.rows, "utf-8", "surrogateescape")
+    assert main(["conform", str(tmp_path / "vmcore")]) == 0
+    other = re.sub(r"^P (\w+) \w+", r"P \1 another", patching.dump.rows, flags=re.MULTILINE)
+    rows.write_text(other, "utf-8", "surrogateescape")
+    assert main(["conform", str(tmp_path / "vmcore")]) == 1
+    assert "livepatch Patch(" in capsys.readouterr().out
+
+
 # In drgn's shell --------------------------------------------------------------------------------
 
 
@@ -649,3 +845,11 @@ def test_the_command_returns_its_report(
     assert "usage: klp" in capsys.readouterr().out
     with pytest.raises(CommandArgumentError, match="no task has the PID 424242"):
         run_command(prog, "klp 424242")
+
+
+def test_at_a_real_prompt(tmp_path: Path) -> None:
+    with prompt(str(UNPATCHED_DUMP.path), tmp_path) as terminal:
+        os.write(terminal, b"%klp\n")
+        read_until(terminal, "No livepatch is loaded.")
+        os.write(terminal, b"print('built in:', _.built_in)\n")
+        read_until(terminal, "built in: True")

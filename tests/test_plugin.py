@@ -4,11 +4,6 @@
 from __future__ import annotations
 
 import os
-import pty
-import select
-import signal
-import sys
-import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -21,6 +16,7 @@ import drgn_reliable.plugin  # noqa: F401  (registers the commands, as drgn's sh
 from drgn_reliable import CATALOGUE, DumpReport
 from drgn_reliable.explanation import Explanation
 from tests.dumps import DUMP_6_1
+from tests.prompt import prompt, read_until
 
 DUMP = str(DUMP_6_1.path)
 
@@ -135,38 +131,14 @@ def test_ordinary_helpers_work_on_the_types_of_the_dump(prog: drgn.Program) -> N
 
 def test_at_a_real_prompt(tmp_path: Path) -> None:
     """In drgn's interactive shell the commands are there by themselves, and `_` is the report."""
-    drgn_command = str(Path(sys.executable).with_name("drgn"))
-    environment = {**os.environ, "TERM": "xterm", "HOME": str(tmp_path), "DRGN_DISABLE_PLUGINS": ""}
-    arguments = [drgn_command, "-q", "--no-default-symbols", "-c", DUMP]
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(drgn_command, arguments, environment)
-    try:
-        _read_until(terminal, "drgn.helpers.linux import *")
+    with prompt(DUMP, tmp_path) as terminal:
         os.write(terminal, b"%unreliable\n")
         unreliable = DUMP_6_1.count("unreliable")
-        shown = _read_until(terminal, f"kernel: {unreliable} unreliable")
+        shown = read_until(terminal, f"kernel: {unreliable} unreliable")
         assert "4.4 rethook-task-runnable" in shown
         os.write(terminal, b"print('report of', len(_.tasks), 'tasks')\n")
-        _read_until(terminal, f"report of {unreliable} tasks")
+        read_until(terminal, f"report of {unreliable} tasks")
         os.write(terminal, b"%reliable-explain 2\n")
-        assert "end of the stack: STACK_END_MAGIC" in _read_until(
-            terminal, "SP of #3 ret_from_fork"
-        )
+        assert "end of the stack: STACK_END_MAGIC" in read_until(terminal, "SP of #3 ret_from_fork")
         os.write(terminal, b"print('steps:', len(_[0].steps))\n")
-        _read_until(terminal, "steps: 4")
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        os.close(terminal)
-
-
-def _read_until(descriptor: int, text: str, seconds: float = 60) -> str:
-    """What a terminal prints up to a text."""
-    found = ""
-    deadline = time.monotonic() + seconds
-    while text not in found:
-        ready, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
-        assert ready, f"no {text!r} within {seconds} s, only {found!r}"
-        found += os.read(descriptor, 65536).decode(errors="replace")
-    return found
+        read_until(terminal, "steps: 4")

@@ -242,7 +242,10 @@ def _write_end(report: LivepatchReport, transition: Transition, out: TextIO) -> 
     for text in ways_out(transition):
         out.write(textwrap.fill(text, _WIDTH, subsequent_indent="  ", **_UNBROKEN) + "\n")
     if report.compared is None:
-        out.write("The log has no word of single tasks (dynamic debug of transition.c was off).\n")
+        out.write(
+            "The kernel's own log does not tell of single tasks; it does with dynamic debug of "
+            "transition.c.\n"
+        )
         return
     if not report.differences:
         those = "the task" if report.compared == 1 else f"all {report.compared} tasks"
