@@ -177,7 +177,7 @@ def _write_groups(
                 out.write(f"    {reason.id}: {CATALOGUE[reason.id].title}\n")
         if task.decision is Decision.UNRELIABLE:
             out.write(f"    proof: {task.report.proof.verdict.value}\n")
-        out.write(f"    {_waits(task)}\n")
+        out.write(textwrap.indent(textwrap.fill(_waits(task), _WIDTH - 4), "    ") + "\n")
         if task.inlined:
             out.write(f"    inlined there: {', '.join(task.inlined)}\n")
         if stacks:
