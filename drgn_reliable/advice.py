@@ -117,8 +117,8 @@ ADVICE = (
     Advice(
         "event",
         lambda task, transition: task.wait.leaves is Leaves.EVENT,
-        "No signal reaches it (D state): what it waits for{event} has to come before it leaves "
-        "{functions}.",
+        "It sleeps uninterruptibly, no signal reaches it: what it waits for{event} has to come "
+        "before it leaves {functions}.",
     ),
     Advice(
         "runnable",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from errno import EFAULT
 
 from drgn_reliable.inlined import inlined_at
 from drgn_reliable.kernel import Kernel
@@ -281,19 +282,24 @@ def analyse(
     found: list[PendingTask] = []
     passed: list[Task] = []
     waiting: set[int] = set()
-    switched = returning = 0
+    switched = returning = unseen = 0
     for task in kernel.tasks if tasks is None else tasks:
         state = states.of(task)
         if state is not None and state != target:
             waiting.add(task.address)
         if only is not None and task.address not in only:
             passed.append(task)
-        elif state not in (target, None):
-            found.append(_pending(kernel, task, scanner.report(task), state, checked, offline))
         elif state is not None:
-            # Reversing is the same decision the other way round.
-            decision, _ = _decide(scanner.report(task), back)
-            returning += decision in (Decision.SLEEPING, Decision.UNRELIABLE)
+            report = scanner.report(task)
+            if report.kernel.errno == -EFAULT:
+                passed.append(task)
+                unseen += 1
+            if state != target:
+                found.append(_pending(kernel, task, report, state, checked, offline))
+            else:
+                # Reversing is the same decision the other way round.
+                decision, _ = _decide(report, back)
+                returning += decision in (Decision.SLEEPING, Decision.UNRELIABLE)
         switched += state == target
     transition = Transition(
         patch.name,
@@ -303,9 +309,10 @@ def analyse(
         switched,
         patches.attempts,
         _since(kernel, lines, patch.name),
-        returning if only is None else None,
+        returning if only is None and not unseen else None,
     )
     pending = states.flagged(found, waiting)
+    lacking = [f"stacks of {unseen} tasks are not in this dump"] if unseen else []
     compared, differences = _compare(pending, passed, lines)
     return replace(
         empty,
@@ -314,7 +321,7 @@ def analyse(
         tasks=tuple(pending),
         compared=compared,
         differences=tuple(differences),
-        problems=(*scanner.problems(), *states.problems()),
+        problems=(*scanner.problems(), *states.problems(), *lacking),
     )
 
 
@@ -373,18 +380,21 @@ def _compare(
 ) -> tuple[int | None, list[Difference]]:
     """Hold the decisions against what the kernel told at its last attempt.
 
-    :param passed: tasks that were not looked at: what is told of them is left out.
+    :param passed: tasks whose stacks were not looked at: what is told of them is left out.
     """
     attempt = last_attempt(lines)
     if attempt is None:
         return None, []
     told = {_key(said.pid, said.comm): said for said in attempt[1]}
-    for left_out in passed:
-        told.pop(_key(left_out.pid, left_out.comm), None)
+    skipped = {_key(one.pid, one.comm) for one in passed}
+    for key in skipped:
+        told.pop(key, None)
     compared = len(told)
     differences = []
     for task in pending:
         report = task.report
+        if _key(report.pid, report.comm) in skipped:
+            continue
         said = told.pop(_key(report.pid, report.comm), None)
         here = _said(task.decision.value, next(iter(task.functions), None))
         kernel = _said(said.decision, said.function) if said else "nothing"

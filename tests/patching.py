@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -85,6 +85,7 @@ def report(
     proof: ProofVerdict = ProofVerdict.PROVEN,
     entries: Sequence[int] | None = None,
     reasons: Sequence[str] = (),
+    error: int | None = None,
     cpu: int = 0,
     names: Sequence[str] = (),
 ) -> TaskReport:
@@ -98,7 +99,7 @@ def report(
         Frame(Code(pc, CodeKind.CORE, name, 0, None), 0, FoundBy.ORC) for pc, name in places
     )
     own = tuple(pcs if entries is None else entries) if verdict is KernelVerdict.RELIABLE else ()
-    answer = KernelAnswer(verdict, VERDICTS[verdict], own)
+    answer = KernelAnswer(verdict, VERDICTS[verdict] if error is None else error, own)
     found = tuple(Reason(name, None, None, 0, "") for name in reasons)
     return TaskReport(
         0x8000 + 0x100 * pid + cpu,
@@ -158,7 +159,7 @@ def analysed(
     monkeypatch: pytest.MonkeyPatch,
     tasks: Sequence[tuple[TaskReport, int]],
     patches: Sequence[Patch],
-    stacks: dict[int, tuple[int, ...]],
+    stacks: Mapping[int, tuple[int, ...]],
     *,
     target: int | None = 1,
     current: int | None = None,

@@ -4,6 +4,7 @@ dumps of real transitions."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -249,6 +250,22 @@ def test_whether_there_is_a_transition(
     assert klp_exit_code(found) == (3 if problem else 0)
     cannot = "Whether a transition is in progress cannot be told."
     assert shown(found).startswith(cannot if problem else "No transition is in progress.")
+
+
+def test_stacks_that_the_dump_lacks_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel had them: nothing is said of what it made of them."""
+    unreliable = KernelVerdict.UNRELIABLE
+    tasks = [
+        (report(pid=1, verdict=unreliable, error=-errno.EFAULT), 0),
+        (report(pid=2, verdict=unreliable, error=-errno.EFAULT), 1),
+        (report(OLD, pid=3), 0),
+    ]
+    said = [LogLine(1.0, f"sleeper:{pid} is sleeping on function old") for pid in (1, 3)]
+    found = analysed(monkeypatch, tasks, [ONE], {OLD: (FIRST,)}, log=said)
+    assert found.problems == ("stacks of 2 tasks are not in this dump",)
+    assert found.transition is not None and found.transition.back is None
+    assert (found.compared, found.differences) == (1, ())
+    assert klp_exit_code(found) == 3
 
 
 # The kernel's log -------------------------------------------------------------------------------
@@ -568,8 +585,8 @@ def test_every_row_has_an_example_and_is_documented() -> None:
 def test_advice_names_what_is_waited_for() -> None:
     task = pending(SLEEPING, waits=wait(Leaves.EVENT, event="a mutex"), functions=("f", "g"))
     assert advice_for(task, transition())[1] == (
-        "No signal reaches it (D state): what it waits for (a mutex) has to come before it leaves "
-        "f, g."
+        "It sleeps uninterruptibly, no signal reaches it: what it waits for (a mutex) has to come "
+        "before it leaves f, g."
     )
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from drgn_reliable.livepatch import Decision, LivepatchReport
 from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject
@@ -90,7 +90,7 @@ def _tasks(report: LivepatchReport, known: livepatch.Livepatches) -> Iterator[st
         yield f"{transition.switched} tasks have switched, recorded {switched}"
 
 
-def _shown(tasks: list[tuple[int, int, bool | None]]) -> str:
+def _shown(tasks: Sequence[tuple[int, int, bool | None]]) -> str:
     return ", ".join(f"{task:#x} {state} {flag}" for task, state, flag in tasks) or "none"
 
 

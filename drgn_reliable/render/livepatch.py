@@ -92,9 +92,8 @@ def _headline(report: LivepatchReport, transition: Transition) -> str:
     doing = "patching" if transition.target == "patched" else "unpatching"
     since = f" for {transition.seconds:.0f} s" if transition.seconds is not None else ""
     tried = "" if transition.attempts is None else f", {transition.attempts} attempts in vain"
-    woken = {None: "", 0: "", 1: ", tasks woken once"}.get(
-        transition.signals, f", tasks woken {transition.signals} times"
-    )
+    times = "once" if transition.signals == 1 else f"{transition.signals} times"
+    woken = f", tasks woken {times}" if transition.signals else ""
     return (
         f"{transition.patch or 'a livepatch'}: {doing}{since}{tried}{woken}; "
         f"{transition.switched} tasks have switched, {transition.pending} have not"
