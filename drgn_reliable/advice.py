@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from drgn_reliable.judge import refusal
 from drgn_reliable.livepatch import Decision, PendingTask, Transition
 from drgn_reliable.model import TaskKind
 from drgn_reliable.reasons import CATALOGUE
@@ -142,9 +143,8 @@ def advice_for(task: PendingTask, transition: Transition) -> tuple[str, str]:
 
 
 def _remedy(task: PendingTask) -> str:
-    kinds = (CATALOGUE[reason.id] for reason in task.report.reasons)
-    kind = next((kind for kind in kinds if kind.kernel), None)
-    text = kind.remedy if kind else "The kernel has no reliable stack trace."
+    reason = refusal(task.report.reasons)
+    text = CATALOGUE[reason.id].remedy if reason else "The kernel has no reliable stack trace."
     if task.proof_clears:
         text += " The dump shows that none of the patch's functions is on its stack."
     elif task.blockers:

@@ -12,9 +12,9 @@ from typing import Any
 from drgn_reliable.arch.base import StackUnwinder
 from drgn_reliable.drawing import Drawing
 from drgn_reliable.explanation import ExplainedStep, Explanation
+from drgn_reliable.judge import refusal
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import End, Frame, Reason, TaskReport, Walk
-from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.report import report_of
 from drgn_reliable.tasks import Task
 from drgn_reliable.walk import walk_task
@@ -78,10 +78,10 @@ def _ended(walk: Walk) -> str:
 def _kernel_end(walk: Walk, *, running: bool, supported: bool) -> str:
     if running:
         return "not made: the task is running on a CPU"
-    refusal = next((reason for reason in walk.reasons if CATALOGUE[reason.id].kernel), None)
+    refused = refusal(walk.reasons)
     ended = _ended(walk)
-    if refusal is not None:
-        ended = f"refused after {_count(len(walk.frames))} for {refusal.id}"
+    if refused is not None:
+        ended = f"refused after {_count(len(walk.frames))} for {refused.id}"
     return ended if supported else f"not made: this kernel has no reliable walk; else {ended}"
 
 

@@ -101,5 +101,5 @@ def _transition(kernel: Kernel) -> str | None:
     address = patches.transition
     if not address:
         return None if address is None else ""
-    patch = next((patch for patch in patches.all if patch.address == address), None)
+    patch = patches.in_transition
     return (patch.name if patch else "") or f"{address:#x}"

@@ -13,6 +13,7 @@ Error numbers of the kernel's answer, negative as the kernel returns them:
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 
 from drgn_reliable.model import (
     End,
@@ -20,11 +21,17 @@ from drgn_reliable.model import (
     KernelVerdict,
     ProofAnswer,
     ProofVerdict,
+    Reason,
     Walk,
 )
 from drgn_reliable.reasons import CATALOGUE, Effect
 
-__all__ = ("kernel_answer", "proof_answer")
+__all__ = ("kernel_answer", "proof_answer", "refusal")
+
+
+def refusal(reasons: Iterable[Reason]) -> Reason | None:
+    """The first reason for which the kernel itself refuses; None if there is none."""
+    return next((reason for reason in reasons if CATALOGUE[reason.id].kernel), None)
 
 
 def kernel_answer(walk: Walk, *, running: bool, supported: bool) -> KernelAnswer:
@@ -36,10 +43,10 @@ def kernel_answer(walk: Walk, *, running: bool, supported: bool) -> KernelAnswer
         return KernelAnswer(KernelVerdict.UNSUPPORTED, -errno.ENOSYS, ())
     if running:
         return KernelAnswer(KernelVerdict.RUNNING, -errno.EBUSY, ())
-    refusal = next((r for r in walk.reasons if CATALOGUE[r.id].kernel), None)
-    if refusal is None and walk.end is not End.STOPPED:
+    refused = refusal(walk.reasons)
+    if refused is None and walk.end is not End.STOPPED:
         return KernelAnswer(KernelVerdict.RELIABLE, 0, walk.entries())
-    unreadable = refusal is not None and refusal.id == "memory-unreadable"
+    unreadable = refused is not None and refused.id == "memory-unreadable"
     number = errno.EFAULT if unreadable else errno.EINVAL
     return KernelAnswer(KernelVerdict.UNRELIABLE, -number, ())
 

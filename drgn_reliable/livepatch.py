@@ -272,7 +272,7 @@ def analyse(
         forced(lines),
         history(lines) if patches.all else (),
     )
-    patch = next((p for p in patches.all if p.address == patches.transition), None)
+    patch = patches.in_transition
     target = patches.target
     if patch is None or target not in (PATCHED, UNPATCHED):
         return replace(empty, problems=tuple(_unknown(kernel)))
@@ -337,7 +337,7 @@ def _unknown(kernel: Kernel) -> Iterator[str]:
     elif patches.transition:
         if patches.target is None:
             yield "klp_target_state is not in this dump"
-        if all(patch.address != patches.transition for patch in patches.all):
+        if patches.in_transition is None:
             yield f"klp_transition_patch is {patches.transition:#x}, which is no livepatch's"
 
 

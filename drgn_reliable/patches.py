@@ -199,6 +199,12 @@ class Patches:
         except FaultError:
             return None
 
+    @property
+    def in_transition(self) -> Patch | None:
+        """That patch; None if there is none, or it is not among :attr:`all`."""
+        address = self.transition
+        return next((patch for patch in self.all if patch.address == address), None)
+
     # Layouts -----------------------------------------------------------------------------
 
     @cached_property

@@ -9,10 +9,9 @@ from contextlib import contextmanager
 
 from drgn import Object, Program
 
-from drgn_reliable.judge import kernel_answer, proof_answer
+from drgn_reliable.judge import kernel_answer, proof_answer, refusal
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import DumpReport, Reason, TaskReport, Walk
-from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.tasks import Task
 from drgn_reliable.walk import walk_task
 
@@ -116,8 +115,8 @@ def collector_paused() -> Iterator[None]:
 def merged_reasons(walk: Walk, proof: Walk) -> tuple[Reason, ...]:
     """The reasons of both walks, each once, the one that stopped the kernel first. One that both
     met is told as the proof does, whose frames are shown."""
-    refusal = [reason for reason in walk.reasons if CATALOGUE[reason.id].kernel][:1]
-    every = refusal + walk.reasons + proof.reasons
+    first = refusal(walk.reasons)
+    every = ([first] if first else []) + walk.reasons + proof.reasons
     return tuple({reason._replace(frame=0, detail=""): reason for reason in every}.values())
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol, TypeVar
 
+from drgn_reliable.judge import refusal
 from drgn_reliable.model import CodeKind, End, FoundBy, Frame, Walk
-from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.tasks import Task
 from drgn_reliable.text import Text
 
@@ -116,15 +116,11 @@ def walk_task(
         walk.end = End.NO_STACK
         return walk
     state = unwinder.start(task, walk, proving=proving)
-    if proving or not _refused(walk):
+    if proving or refusal(walk.reasons) is None:
         _follow(unwinder, state, walk, limit, watcher)
     walk.end = state.end
     unwinder.finish(state, walk)
     return walk
-
-
-def _refused(walk: Walk) -> bool:
-    return any(CATALOGUE[reason.id].kernel for reason in walk.reasons)
 
 
 def _follow(
@@ -155,7 +151,7 @@ def _follow(
         unwinder.step(state, walk)
         if watcher is not None:
             watcher.after(state, walk)
-        if walk.reasons and not state.proving and _refused(walk):
+        if walk.reasons and not state.proving and refusal(walk.reasons) is not None:
             return
 
 

@@ -36,7 +36,7 @@ from drgn_reliable.model import (
     TaskKind,
     TaskReport,
 )
-from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject
+from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject, Patches
 from drgn_reliable.tasks import Task
 from drgn_reliable.waiting import Leaves, Wait
 
@@ -216,6 +216,7 @@ def analysed(
         attempts=3,
         whole=whole,
     )
+    lists.in_transition = Patches.in_transition.fget(lists)  # type: ignore[attr-defined]
     kernel = SimpleNamespace(
         owners=SimpleNamespace(patches=lists),
         path="dump",

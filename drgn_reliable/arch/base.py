@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from drgn import FaultError, Program, sizeof
@@ -286,7 +287,7 @@ class StackUnwinder(Unwinder[S]):
             found += self.facts.cpu_stacks(task.cpu)
         return found
 
-    @property
+    @cached_property
     def trampolines(self) -> Mapping[int, str]:
         """What tracers put in place of return addresses, and whose each is."""
         found = {self._graph.trampoline: "the function graph tracer's"}

@@ -194,5 +194,4 @@ class ChainUnwinder(StackUnwinder[S]):
 
     def _same_place(self, state: S, caller: CallerRegisters) -> bool:
         pc = self.plain_address(caller.pc)
-        rewritten = pc in (self._graph.trampoline, self._probes.trampoline)
-        return rewritten or pc == state.pc
+        return pc in self.trampolines or pc == state.pc

@@ -163,8 +163,7 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
         if following is None or following & ENCODED or following == state.sp or not word:
             return False
         caller = self.text.at(word, exact=False)
-        tracers = (self._graph.trampoline, self._probes.trampoline)
-        if word in tracers:
+        if word in self.trampolines:
             return True
         return caller.kind is not CodeKind.UNKNOWN and caller.doubt is None
 

@@ -78,8 +78,7 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         self.frame_pointers = frame_pointers
         self.name = orc.format.name
         self._rules: dict[tuple[int, bool], Rule | None] = {}
-        self._trampolines = {self._graph.trampoline, self._probes.trampoline}
-        self._plain = PlainFrames(self.text, self._trampolines)
+        self._plain = PlainFrames(self.text, self.trampolines)
         self._callers = CallerFinder(ABI, parts.information, parts.facts.register_offsets)
 
     @classmethod
@@ -293,7 +292,7 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         if pc is None:
             return False
         state.found_by = found_by
-        if pc in self._trampolines:
+        if pc in self.trampolines:
             pc = self.recovered(state, walk, pc, slot)
             if pc is None:
                 return False
@@ -391,10 +390,9 @@ class OrcUnwinder(X86Unwinder[OrcState]):
 
     def _note_undefined(self, state: OrcState, walk: Walk) -> None:
         code = self.text.at(state.pc, exact=True)
-        trampolines = {self._graph.trampoline, self._probes.trampoline} - {None}
         start = code.pc - code.offset
         reason = "undefined-unwind-data"
-        if start in trampolines:
+        if start in self.trampolines:
             reason = "fgraph-window" if start == self._graph.trampoline else "rethook-window"
         walk.note(reason, str(code), pc=state.pc, sp=state.sp)
 
