@@ -8,7 +8,7 @@ replaces or removes stays as it is. All that is done here again, from the dump.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from errno import EFAULT
@@ -248,12 +248,17 @@ def _blockers(
 
 
 def analyse(
-    kernel: Kernel, tasks: Iterable[Task] | None = None, only: Collection[int] | None = None
+    kernel: Kernel,
+    tasks: Iterable[Task] | None = None,
+    only: Collection[int] | None = None,
+    report_of: Callable[[Task], TaskReport] | None = None,
 ) -> LivepatchReport:
     """What the dump says of livepatching.
 
     :param tasks: all tasks, in the kernel's order, as they are to be gone through.
     :param only: the addresses of the tasks whose stacks to look at; by default all.
+    :param report_of: gives the reports of a scan that was made already; by default the stacks are
+        walked.
     """
     patches = kernel.owners.patches
     lines = livepatch_lines(kernel.prog)
@@ -290,7 +295,7 @@ def analyse(
         if only is not None and task.address not in only:
             passed.append(task)
         elif state is not None:
-            report = scanner.report(task)
+            report = (report_of or scanner.report)(task)
             if report.kernel.errno == -EFAULT:
                 passed.append(task)
                 unseen += 1

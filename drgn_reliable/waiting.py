@@ -17,7 +17,7 @@ from drgn_reliable.model import TaskKind, TaskReport
 from drgn_reliable.openfiles import file_of_call
 from drgn_reliable.tasks import Task
 
-__all__ = ("Leaves", "Wait", "wait_of")
+__all__ = ("Leaves", "Wait", "channel_of", "wait_of")
 
 TASK_RUNNING, TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE = 0, 1, 2
 TASK_STOPPED, TASK_TRACED = 4, 8
@@ -93,14 +93,20 @@ class Wait:
     ends; empty for others."""
 
 
+def channel_of(report: TaskReport) -> str:
+    """The innermost function that is not the scheduler's, an address where the code has no name;
+    empty if there is none."""
+    names = (frame.code.symbol or f"{frame.pc:#x}" for frame in report.frames)
+    return next((name for name in names if not name.startswith(SCHEDULER)), "")
+
+
 def wait_of(kernel: Kernel, task: Task, report: TaskReport) -> Wait:
     """What a task waits for."""
     names = [(frame.code.symbol or "").partition(".")[0] for frame in report.frames]
-    channel = next((name for name in names if name and not name.startswith(SCHEDULER)), "")
     event = _event(names) if task.run_state != TASK_RUNNING else ""
     user = report.kind is TaskKind.USER
     return Wait(
-        channel,
+        channel_of(report).partition(".")[0],
         leaves(task.run_state, running=report.kernel.verdict.value == "running"),
         event,
         file_of_call(kernel, task) if user and event else "",

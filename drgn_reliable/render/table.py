@@ -12,6 +12,7 @@ from tabulate import tabulate
 from drgn_reliable.model import CapsuleSummary, DumpReport, Frame, Reason, TaskReport
 from drgn_reliable.reasons import CATALOGUE, Effect, ReasonKind
 from drgn_reliable.selection import group_stacks, summary_counts
+from drgn_reliable.waiting import channel_of
 
 __all__ = (
     "reason_line",
@@ -24,13 +25,10 @@ __all__ = (
     "write_traces",
 )
 
-_SCHEDULER = ("__schedule", "schedule", "preempt_schedule", "io_schedule", "__cond_resched")
-
-
 def _waits_in(report: TaskReport) -> str:
-    """The innermost function that is not the scheduler's."""
-    names = [frame.code.symbol or f"{frame.pc:#x}" for frame in report.frames]
-    return next((n for n in names if not n.startswith(_SCHEDULER)), names[0] if names else "-")
+    if channel := channel_of(report):
+        return channel
+    return (report.frames[0].code.symbol if report.frames else None) or "-"
 
 
 def _why(reasons: tuple[Reason, ...]) -> str:
