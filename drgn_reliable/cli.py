@@ -6,11 +6,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from textwrap import fill
-from typing import BinaryIO, TextIO, cast
+from typing import BinaryIO, cast
 
 import shtab
 from drgn import FaultError
@@ -36,8 +35,10 @@ from drgn_reliable.commands import (
     show_capsule,
 )
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
+from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.opening import open_dump
+from drgn_reliable.outfile import output
 from drgn_reliable.report import Scanner
 from drgn_reliable.tasks import Task
 
@@ -45,7 +46,8 @@ __all__ = ("main", "make_parser")
 
 EXIT_USAGE = 2
 EXIT_DUMP = 3
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+_FILES = ("FILE", "STORE", "OLD", "PATH|GLOB|MANIFEST")
 
 _EPILOG = """\
 examples:
@@ -54,6 +56,7 @@ examples:
   drgn-reliable klp vmcore                  why does the livepatch not finish
   drgn-reliable explain vmcore 4711         how one task's verdicts came about
   drgn-reliable info vmcore                 what kernel is in it
+  drgn-reliable fleet scan /var/crash --store fleet.db    many dumps
   drgn-reliable reasons                     what can make a trace unreliable
 
 Nothing but the dump is needed: types, symbols and unwind data come from its own memory. In
@@ -99,6 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", "--output", metavar="FILE", required=True, help="where to write the capsule"
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     _add(commands, REASONS)
+    _add_fleet(commands)
     return parser
 
 
@@ -115,6 +119,20 @@ def _add(
     for argument in command.arguments:
         parser.add_argument(*argument.names, **argument.options)
     return parser
+
+
+def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fleet = commands.add_parser(
+        "fleet",
+        help="scan many dumps, and say what they have in common",
+        description="Scan many dumps into one SQLite file, and ask what they have in common.",
+    )
+    of_fleet = fleet.add_subparsers(dest="fleet", metavar="COMMAND", required=True)
+    for command in FLEET:
+        parser = _add(of_fleet, command)
+        for action in parser._actions:
+            if action.metavar in _FILES:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 
 def _add_tasks(parser: argparse.ArgumentParser, what: str) -> None:
@@ -164,6 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe went away: nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Terminated:
+        return _fail("terminated", EXIT_TERMINATED)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
 
@@ -178,6 +198,8 @@ def _run(args: argparse.Namespace) -> int:
         run_reasons(args, sys.stdout)
         sys.stdout.flush()
         return 0
+    if args.command == "fleet":
+        return run_fleet(args)
     if args.command == CAPSULE.name:
         return _capsule(args)
     kernel = Kernel(open_dump(args.dump, args.symbols, _watch, args.vmcoreinfo))
@@ -194,7 +216,7 @@ def _run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         _warn(args, Scanner(kernel).warnings())
         return 0
-    with _output(args.output) as out:
+    with output(args.output) as out:
         report = run_scan(kernel, args, args.task, out, _progress)
     _warn(args, report.warnings)
     for problem in report.problems:
@@ -240,36 +262,3 @@ def _progress(tasks: Iterable[Task], total: int) -> Iterable[Task]:
         tasks, total=total or None, unit=" tasks", leave=False, delay=1, disable=None
     )
     return bar
-
-
-@contextmanager
-def _output(path: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name only when it is complete."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    folder = os.path.dirname(path) or "."
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".drgn-reliable-")
-    except OSError as e:
-        raise UsageError(f"--output {path}: cannot be written ({e.strerror})") from e
-    try:
-        with open(descriptor, "w", encoding="utf-8") as out:
-            yield out
-            out.flush()
-            os.fchmod(descriptor, 0o666 & ~_umask())
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except OSError as e:
-        os.unlink(temporary)
-        raise UsageError(f"--output {path}: cannot be written ({e.strerror})") from e
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

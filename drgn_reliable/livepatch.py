@@ -428,7 +428,7 @@ def grouped(tasks: Iterable[PendingTask]) -> list[list[PendingTask]]:
     groups: dict[object, list[PendingTask]] = {}
     for task in tasks:
         report = task.report
-        stack = tuple(frame.code.symbol or frame.pc for frame in report.frames)
+        stack = tuple(frame.function for frame in report.frames)
         key = (report.comm, task.decision, task.functions, task.wait, stack)
         groups.setdefault(key, []).append(task)
     return list(groups.values())

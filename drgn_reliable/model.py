@@ -158,6 +158,11 @@ class Frame(NamedTuple):
         """The return address, or the interrupted instruction's address."""
         return self.code.pc
 
+    @property
+    def function(self) -> str:
+        """The function's name, or the address where it has none."""
+        return self.code.symbol or f"{self.code.pc:#x}"
+
 
 class Reason(NamedTuple):
     """One thing that is wrong with a trace, with its evidence.

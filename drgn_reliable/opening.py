@@ -31,6 +31,7 @@ from drgn_reliable.loongarch_memory import add_kernel_memory
 from drgn_reliable.platforms import PLATFORMS, platform_of
 
 __all__ = (
+    "ChooseSymbols",
     "DumpFile",
     "OpenedDump",
     "frame_files",
@@ -43,6 +44,8 @@ __all__ = (
 )
 
 DumpFile = ElfCore | KdumpFile
+ChooseSymbols = Callable[["bytes | None"], Sequence[str]]
+"""Takes a kernel's build ID, None if the dump does not tell it."""
 
 _CACHE_KEY = "drgn_reliable.dump"
 _FILES_KEY, _FRAMES_KEY = "drgn_reliable.module_files", "drgn_reliable.frame_files"
@@ -83,9 +86,10 @@ class OpenedDump:
 
 def open_dump(
     path: str,
-    symbols: str | Sequence[str] | None = None,
+    symbols: str | Sequence[str] | ChooseSymbols | None = None,
     watch: Watch = unwatched,
     vmcoreinfo: str | None = None,
+    search: bool = True,
 ) -> Program:
     """Open a dump with drgn, and the kernel's debug information if it can be found.
 
@@ -94,15 +98,18 @@ def open_dump(
     file without a name. Only drgn's standard directories are searched for debug information,
     never the network.
 
-    :param symbols: the dumped kernel's vmlinux or its debug file, and those of modules.
+    :param symbols: the dumped kernel's vmlinux or its debug file, and those of modules; or a
+        function that chooses them by the kernel's build ID.
     :param watch: is given what takes long to read, to show how far that is.
     :param vmcoreinfo: a file with the text of the kernel's VMCOREINFO. Without it, it is taken
         from the dump's notes, or else looked for in the dump's memory.
+    :param search: whether to search the standard directories where no symbols are named.
     :raises DumpError: if the file is not a Linux kernel dump that can be opened.
     :raises UsageError: if the symbols or the VMCOREINFO cannot be used.
     """
-    files = [symbols] if isinstance(symbols, str) else list(symbols or ())
-    for file in files:
+    choose = symbols if callable(symbols) else None
+    named = [symbols] if isinstance(symbols, str) else [] if callable(symbols) else symbols or ()
+    for file in named:
         if not os.path.isfile(file):
             raise UsageError(f"--symbols {file}: no such file")
     given = _read_vmcoreinfo(vmcoreinfo) if vmcoreinfo is not None else None
@@ -116,7 +123,8 @@ def open_dump(
     else:
         prog = _program_of(dump, _completed(dump, given, noted, watch))
     prog.cache[_CACHE_KEY] = dump
-    _find_debug_info(prog, files)
+    main, _ = next(prog.loaded_modules())
+    _find_debug_info(prog, choose(main.build_id) if choose else named, search)
     return prog
 
 
@@ -302,13 +310,13 @@ def frame_files(prog: Program) -> list[str]:
     return found
 
 
-def _find_debug_info(prog: Program, files: Sequence[str]) -> None:
+def _find_debug_info(prog: Program, files: Sequence[str], search: bool) -> None:
     """Give the kernel its debug information, if there is any: the dump's BTF serves as well."""
     main, _ = next(prog.loaded_modules())
     of_modules = [file for file in files if _is_module(file)]
     others: list[str] = []
     prog.cache[_FILES_KEY], prog.cache[_FRAMES_KEY] = of_modules, others
-    if len(of_modules) == len(files):
+    if search and len(of_modules) == len(files):
         prog.set_enabled_debug_info_finders(["standard"])
         prog.find_standard_debug_info([main])
     for file in files:

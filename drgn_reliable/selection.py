@@ -11,7 +11,15 @@ from drgn_reliable.errors import UsageError
 from drgn_reliable.model import KernelVerdict, ProofVerdict, TaskKind, TaskReport
 from drgn_reliable.reasons import CATALOGUE
 
-__all__ = ("ONLY", "Filter", "by_importance", "check_reasons", "group_stacks", "summary_counts")
+__all__ = (
+    "ONLY",
+    "Filter",
+    "by_importance",
+    "check_reasons",
+    "group_stacks",
+    "importance",
+    "summary_counts",
+)
 
 ONLY: dict[str, type[KernelVerdict] | type[ProofVerdict] | type[TaskKind]] = {
     member.value: enum for enum in (KernelVerdict, ProofVerdict, TaskKind) for member in enum
@@ -71,16 +79,16 @@ _KERNEL_RANK = {
 _PROOF_RANK = {ProofVerdict.REFUTED: 0, ProofVerdict.UNDECIDED: 1, ProofVerdict.PROVEN: 2}
 
 
+def importance(kernel: str, proof: str) -> tuple[int, int]:
+    """By what to sort verdicts: unreliable first; among the reliable, those whose proof fails."""
+    return _KERNEL_RANK[KernelVerdict(kernel)], _PROOF_RANK[ProofVerdict(proof)]
+
+
 def by_importance(reports: Iterable[TaskReport]) -> list[TaskReport]:
     """Unreliable first; among the reliable, those whose proof fails; then by PID."""
     return sorted(
         reports,
-        key=lambda r: (
-            _KERNEL_RANK[r.kernel.verdict],
-            _PROOF_RANK[r.proof.verdict],
-            r.pid,
-            r.cpu,
-        ),
+        key=lambda r: (importance(r.kernel.verdict, r.proof.verdict), r.pid, r.cpu),
     )
 
 
@@ -99,8 +107,7 @@ def group_stacks(reports: Iterable[TaskReport]) -> list[list[TaskReport]]:
     return sorted(
         groups.values(),
         key=lambda group: (
-            _KERNEL_RANK[group[0].kernel.verdict],
-            _PROOF_RANK[group[0].proof.verdict],
+            importance(group[0].kernel.verdict, group[0].proof.verdict),
             -len(group),
         ),
     )

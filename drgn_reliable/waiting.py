@@ -96,7 +96,7 @@ class Wait:
 def channel_of(report: TaskReport) -> str:
     """The innermost function that is not the scheduler's, an address where the code has no name;
     empty if there is none."""
-    names = (frame.code.symbol or f"{frame.pc:#x}" for frame in report.frames)
+    names = (frame.function for frame in report.frames)
     return next((name for name in names if not name.startswith(SCHEDULER)), "")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from drgn_reliable.model import DumpReport
-from drgn_reliable.render import machine, table
+from drgn_reliable.render import flames, machine, table
 
 __all__ = ("FORMATS", "Style", "render")
 
@@ -27,7 +27,10 @@ FORMATS: dict[str, Callable[[DumpReport, TextIO], None]] = {
     "json": machine.write_json,
     "jsonl": machine.write_jsonl,
     "csv": machine.write_csv,
-    "folded": machine.write_folded,
+    "folded": lambda report, out: flames.write_folded(flames.stacks_of_dump(report), out),
+    "speedscope": lambda report, out: flames.write_speedscope(
+        flames.stacks_of_dump(report), report.dump, out
+    ),
 }
 """Formats for machines, by name; ``table`` is the one for people."""
 

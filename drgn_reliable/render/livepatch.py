@@ -364,7 +364,7 @@ def _task_dict(task: PendingTask, transition: Transition) -> dict[str, Any]:
             "thread_function": task.wait.loop,
         },
         "inlined": list(task.inlined),
-        "stack": [frame.code.symbol or hex_or_null(frame.pc) for frame in report.frames],
+        "stack": [frame.function for frame in report.frames],
         "advice": {"id": advice, "text": text},
     }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""Formats for machines: JSON, JSON Lines, CSV and folded stacks.
+"""Formats for machines: JSON, JSON Lines and CSV.
 
 The JSON form is a contract, described by ``drgn_reliable/schema/drgn-reliable-1.json``: members
 may be added, none changes its meaning without a new schema number. Addresses are strings in
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
 from typing import Any, TextIO
 
 from drgn_reliable.model import CapsuleSummary, DumpReport, Frame, Reason, TaskReport
@@ -26,7 +25,6 @@ __all__ = (
     "reason_dict",
     "task_dict",
     "write_csv",
-    "write_folded",
     "write_json",
 )
 
@@ -152,24 +150,9 @@ def write_csv(report: DumpReport, out: TextIO) -> None:
                 task.proof.verdict.value,
                 " ".join(reason.id for reason in task.reasons),
                 " ".join(f"{entry:#x}" for entry in task.kernel.entries),
-                " ".join(_function(frame) for frame in task.frames),
+                " ".join(frame.function for frame in task.frames),
             )
         )
-
-
-def _function(frame: Frame) -> str:
-    return frame.code.symbol or f"{frame.pc:#x}"
-
-
-def write_folded(report: DumpReport, out: TextIO) -> None:
-    """Stacks as flame graph tools take them: ``command;outermost;...;innermost count``."""
-    stacks: Counter[str] = Counter()
-    for task in report.tasks:
-        functions = [_function(frame) for frame in reversed(task.frames)]
-        parts = [task.comm, *functions, f"[{task.kernel.verdict.value}]"]
-        stacks[";".join(part.replace(";", ":") for part in parts)] += 1
-    for stack, count in sorted(stacks.items()):
-        out.write(f"{stack} {count}\n")
 
 
 def capsule_dict(made: CapsuleSummary) -> dict[str, Any]:

@@ -25,10 +25,11 @@ __all__ = (
     "write_traces",
 )
 
+
 def _waits_in(report: TaskReport) -> str:
     if channel := channel_of(report):
         return channel
-    return (report.frames[0].code.symbol if report.frames else None) or "-"
+    return report.frames[0].function if report.frames else "-"
 
 
 def _why(reasons: tuple[Reason, ...]) -> str:

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The commands of ``drgn-reliable fleet``: their words, their arguments, and what they do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, BinaryIO, TypeVar
+
+from drgn_reliable.commands import Argument, Command
+from drgn_reliable.errors import UsageError
+from drgn_reliable.fleet.changes import Changes, changes_between, changes_since
+from drgn_reliable.fleet.engines import DaskEngine, Engine, EngineLost, LocalEngine
+from drgn_reliable.fleet.events import Event, line_of
+from drgn_reliable.fleet.isolation import Limits
+from drgn_reliable.fleet.questions import QUESTIONS, answer, ask
+from drgn_reliable.fleet.report import fleet_report
+from drgn_reliable.fleet.scan import Tally, scan_fleet
+from drgn_reliable.fleet.sources import read_sources
+from drgn_reliable.fleet.store import Store
+from drgn_reliable.outfile import output
+from drgn_reliable.render.fleet import (
+    ANSWER_FORMATS,
+    REPORT_FORMATS,
+    write_answer,
+    write_questions,
+    write_report,
+    write_tally,
+)
+from drgn_reliable.render.progress import FleetProgress
+
+__all__ = ("EXIT_ENGINE", "FLEET", "Terminated", "run_fleet")
+
+EXIT_ENGINE = 4
+"""What should scan was lost; another scan goes on where this one stopped."""
+
+N = TypeVar("N", int, float)
+
+
+def _argument(*names: str, **options: Any) -> Argument:
+    return Argument(names, options)
+
+
+def _at_least(kind: type[N], least: N) -> Callable[[str], N]:
+    def number(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not value >= least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {least}")
+        return value
+
+    return number
+
+
+SCAN = Command(
+    "scan",
+    "scan many dumps, each in a process of its own, into a store",
+    "Find the dumps in directories, behind patterns and in manifests (by content, not by name), "
+    "scan each in a process of its own with limits of time and memory, and keep what was found "
+    "in an SQLite file. A dump that was scanned before is not scanned again, unless it has "
+    "changed; an interrupted scan goes on where it stopped. A dump that cannot be scanned "
+    "becomes a record that says why.",
+    """\
+examples:
+  drgn-reliable fleet scan /var/crash --store fleet.db
+  drgn-reliable fleet scan '/crash/*/vmcore' fleet.yaml --store fleet.db --jobs 8
+  drgn-reliable fleet scan /crash --store fleet.db --events events.jsonl
+  drgn-reliable fleet scan /crash --store fleet.db --engine dask --scheduler tcp://head:8786
+
+exit status:
+  0  every dump was scanned; no task is unreliable, no transition stalled
+  1  some tasks are unreliable, or a livepatch transition is stalled
+  2  usage: an argument is wrong, or a path holds nothing
+  3  some dumps could not be scanned, or not be read whole; the store says which and why
+  4  the engine was lost; the same command goes on where this one stopped
+  130 or 143  interrupted; the same command goes on
+""",
+    (
+        _argument("paths", nargs="+", metavar="PATH|GLOB|MANIFEST", help="what to scan"),
+        _argument("--store", required=True, metavar="FILE", help="the SQLite file to add to"),
+        _argument(
+            "--jobs",
+            type=_at_least(int, 1),
+            default=len(os.sched_getaffinity(0)),
+            metavar="N",
+            help="how many dumps at a time (default: the CPUs of this machine, %(default)s)",
+        ),
+        _argument(
+            "--timeout",
+            type=_at_least(float, 0.001),
+            default=Limits().seconds,
+            metavar="S",
+            help="seconds for each attempt at a dump (default: %(default)g)",
+        ),
+        _argument(
+            "--memory",
+            type=_at_least(int, 128),
+            default=Limits().memory >> 20,
+            metavar="MB",
+            help="MiB of memory for each process, the mapped dump not counted (default: "
+            "%(default)s)",
+        ),
+        _argument(
+            "--engine",
+            choices=("local", "dask"),
+            default="local",
+            help="processes of this machine (default), or the workers of Dask",
+        ),
+        _argument(
+            "--scheduler",
+            metavar="ADDR",
+            help="Dask's scheduler, such as tcp://head:8786; without it, --engine dask starts "
+            "--jobs workers here",
+        ),
+        _argument(
+            "--symbols",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="a kernel's vmlinux or debug file, used for the dumps that it fits; may be "
+            "repeated",
+        ),
+        _argument("--retry", action="store_true", help="scan again what failed before"),
+        _argument(
+            "--events",
+            metavar="FILE",
+            help="write what happens as lines of JSON; - for standard output",
+        ),
+    ),
+)
+
+REPORT = Command(
+    "report",
+    "say what a fleet's store holds: what blocks which patch, on how many hosts",
+    "Show what the dumps of a store have in common: what blocks livepatches, which reasons make "
+    "traces unreliable and on which kernels, which dumps failed. The HTML form is one file that "
+    "works offline, with every group of stacks.",
+    """\
+examples:
+  drgn-reliable fleet report fleet.db
+  drgn-reliable fleet report fleet.db --format html -o fleet.html
+  drgn-reliable fleet report fleet.db --since 2026-11-01
+  drgn-reliable fleet report fleet.db --compare last-month.db
+  drgn-reliable fleet report fleet.db --by function --format csv
+  drgn-reliable fleet report fleet.db --format speedscope -o fleet.speedscope.json
+
+exit status:
+  0  the report was written
+  2  usage: an argument is wrong, or the store cannot be read
+""",
+    (
+        _argument("store", metavar="STORE", help="what `fleet scan` has written"),
+        _argument(
+            "--format",
+            choices=(*REPORT_FORMATS, "csv"),
+            default="table",
+            help="table for people (default), html for a browser; json, csv (with --by), folded "
+            "and speedscope (for flame graphs) for machines",
+        ),
+        _argument(
+            "--by",
+            choices=tuple(QUESTIONS),
+            help="only one table of the report, as table, json or csv",
+        ),
+        _argument(
+            "--since",
+            metavar="SCAN|DATE",
+            help="say also what is new in the dumps that were scanned then or since",
+        ),
+        _argument("--compare", metavar="OLD", help="say also what is not in an older store"),
+        _argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all"),
+    ),
+)
+
+QUERY = Command(
+    "query",
+    "ask a fleet's store a question, by name or in SQL",
+    "Ask a store one of the questions of which the report is made, or any question in SQL; the "
+    "store is only read. Without a question, list those that have a name.",
+    """\
+examples:
+  drgn-reliable fleet query fleet.db
+  drgn-reliable fleet query fleet.db blocking
+  drgn-reliable fleet query fleet.db "SELECT path, detail FROM dump JOIN place
+    ON place.dump = dump.id WHERE status = 'failed'" --format csv
+
+exit status:
+  0  the answer was written
+  2  usage: an argument is wrong, or the store cannot be read
+""",
+    (
+        _argument("store", metavar="STORE", help="what `fleet scan` has written"),
+        _argument("question", nargs="?", metavar="NAME|SQL", help="what to ask"),
+        _argument(
+            "--format",
+            choices=tuple(ANSWER_FORMATS),
+            default="table",
+            help="table for people (default), csv or json for machines",
+        ),
+        _argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all"),
+    ),
+)
+
+FLEET = (SCAN, REPORT, QUERY)
+
+
+def run_fleet(args: argparse.Namespace) -> int:
+    """Run one of :data:`FLEET` and return its exit status.
+
+    :raises UsageError: if an argument is wrong.
+    """
+    if args.fleet == SCAN.name:
+        return _scan(args)
+    if args.fleet == REPORT.name:
+        _report(args)
+    else:
+        _query(args)
+    return 0
+
+
+# Scan ----------------------------------------------------------------------------------------
+
+
+def _scan(args: argparse.Namespace) -> int:
+    if args.scheduler and args.engine != "dask":
+        raise UsageError(f"--scheduler {args.scheduler}: only --engine dask has one")
+    sources = read_sources(args.paths, args.symbols)
+    limits = Limits(args.timeout, args.memory << 20)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(_terminated())
+        events = _events(args.events, stack)
+        store = stack.enter_context(Store(args.store, write=True))
+        engine = _engine(args)
+        stack.callback(engine.close)
+        progress = FleetProgress()
+        stack.callback(progress.close)
+
+        def listen(event: Event) -> None:
+            progress(event)
+            if events:
+                events.write(line_of(event))
+                events.flush()
+
+        try:
+            tally = scan_fleet(sources, store, engine, limits, retry=args.retry, listen=listen)
+        except EngineLost as e:
+            print(f"drgn-reliable: {e}", file=sys.stderr)
+            return EXIT_ENGINE
+        progress.close()
+        failed = store.failed(tally.scan)
+        out = sys.stderr if args.events == "-" else sys.stdout
+        write_tally(tally, failed, time.monotonic() - started, out)
+        out.flush()
+    return _status(tally)
+
+
+def _engine(args: argparse.Namespace) -> Engine:
+    if args.engine == "dask":
+        return DaskEngine(args.scheduler, args.jobs)
+    return LocalEngine(args.jobs)
+
+
+def _events(path: str | None, stack: ExitStack) -> BinaryIO | None:
+    if path is None:
+        return None
+    if path == "-":
+        return sys.stdout.buffer
+    try:
+        return stack.enter_context(open(path, "ab"))
+    except OSError as e:
+        raise UsageError(f"--events {path}: cannot be written ({e.strerror})") from e
+
+
+def _status(tally: Tally) -> int:
+    if tally.failed or tally.incomplete:
+        return 3
+    return int(bool(tally.unreliable or tally.stalled))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; the scan ends as it does by Ctrl-C."""
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# Report and query ----------------------------------------------------------------------------
+
+
+def _report(args: argparse.Namespace) -> None:
+    if args.by and args.format not in ANSWER_FORMATS:
+        raise UsageError(f"--by {args.by}: as {', '.join(ANSWER_FORMATS)}, not {args.format}")
+    if args.format == "csv" and not args.by:
+        raise UsageError(f"--format csv is one table: say which with --by ({', '.join(QUESTIONS)})")
+    with Store(args.store) as store:
+        if args.by:
+            found = answer(store, args.by)
+            with output(args.output) as out:
+                write_answer(found, args.format, out)
+            return
+        data = fleet_report(store, changes=_changes(store, args))
+        with output(args.output) as out:
+            write_report(data, args.format, out)
+
+
+def _changes(store: Store, args: argparse.Namespace) -> Changes | None:
+    if args.since and args.compare:
+        raise UsageError("--since and --compare: give one of them")
+    if args.since:
+        return changes_since(store, args.since)
+    if args.compare:
+        with Store(args.compare) as older:
+            return changes_between(store, older)
+    return None
+
+
+def _query(args: argparse.Namespace) -> None:
+    with Store(args.store) as store:
+        found = ask(store, args.question) if args.question is not None else None
+        with output(args.output) as out:
+            if found is None:
+                write_questions(out)
+            else:
+                write_answer(found, args.format, out)

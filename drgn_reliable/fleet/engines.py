@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Where dumps are scanned: by any :class:`concurrent.futures.Executor`.
+
+An engine is an executor, how many dumps it takes at a time, and how to hear what its workers do.
+The store is not its matter: results come back to the one process that writes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, ParamSpec, TypeVar
+
+from drgn_reliable.errors import ReliableError, UsageError
+from drgn_reliable.fleet.child import Said
+from drgn_reliable.fleet.isolation import Job, Limits
+from drgn_reliable.fleet.ladder import scan_job
+from drgn_reliable.fleet.record import Record
+
+__all__ = ("DaskEngine", "Engine", "EngineLost", "Heard", "LocalEngine")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_TOPIC = "drgn-reliable"
+_CONNECT_SECONDS = 10
+_NO_WORKERS_SECONDS = 60
+"""How long to wait for a worker to come (back) before giving up."""
+
+
+class EngineLost(ReliableError):
+    """What should scan is not there any more; the store is whole, and a scan can go on."""
+
+
+Heard = tuple[str, str, Said]
+"""The path of a dump, the worker that scans it, and what its process says."""
+
+
+class Engine:
+    """Any executor; nothing is heard of what its workers do until they are done.
+
+    :param executor: takes functions and arguments that can be pickled, if it needs that.
+    :param slots: how many dumps it scans at a time.
+    """
+
+    name = "executor"
+
+    def __init__(self, executor: Executor, slots: int) -> None:
+        self._executor = executor
+        self._slots = slots
+        self.heard: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+
+    @property
+    def slots(self) -> int:
+        """How many dumps are scanned at a time, as of now."""
+        return self._slots
+
+    def submit(
+        self, worker: str | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Have a function called.
+
+        :param worker: the machine that has to do it; None for any.
+        :raises UsageError: if there is no such machine.
+        """
+        if worker is not None:
+            raise UsageError(
+                f"worker {worker}: only --engine dask sends work to certain machines; leave it "
+                "out of the manifest"
+            )
+        return self._executor.submit(function, *args, **kwargs)
+
+    def scan(self, worker: str | None, job: Job, limits: Limits) -> Future[Record]:
+        """Have a dump scanned."""
+        return self.submit(worker, scan_job, job, limits)
+
+    def check(self) -> None:
+        """See that somebody works.
+
+        :raises EngineLost: if nobody has for a while.
+        """
+
+    def stop(self) -> None:
+        """Begin no more work and give up what can be given up."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class LocalEngine(Engine):
+    """Processes of this machine, each watched by a thread.
+
+    :param jobs: how many at a time.
+    """
+
+    name = "local"
+
+    def __init__(self, jobs: int) -> None:
+        super().__init__(ThreadPoolExecutor(jobs, thread_name_prefix="worker"), jobs)
+        self._stopped = threading.Event()
+
+    def scan(self, worker: str | None, job: Job, limits: Limits) -> Future[Record]:
+        """Have a dump scanned."""
+        return self.submit(worker, self._scan, job, limits)
+
+    def _scan(self, job: Job, limits: Limits) -> Record:
+        name = threading.current_thread().name
+
+        def say(said: Said) -> None:
+            self.heard.put((job.path, name, said))
+
+        return scan_job(job, limits, say, self._stopped.is_set)
+
+    def stop(self) -> None:
+        """End the processes."""
+        self._stopped.set()
+        super().stop()
+
+
+class DaskEngine(Engine):
+    """The workers of a Dask scheduler. Each scans as many dumps at a time as it has threads.
+
+    A dump whose worker is lost is scanned by another. The workers need this package, and have to
+    see the dumps under the paths that the scan knows them by.
+
+    :param scheduler: its address; without one, workers of this machine are started.
+    :param jobs: how many of those.
+    :raises UsageError: if Dask is not installed, or no scheduler answers at the address.
+    """
+
+    name = "dask"
+
+    def __init__(self, scheduler: str | None, jobs: int) -> None:
+        self._client = _client(scheduler, jobs)
+        self._client.subscribe_topic(_TOPIC, self._hear)
+        self._without_workers: float | None = None
+        super().__init__(self._client.get_executor(pure=False), jobs)
+
+    @property
+    def slots(self) -> int:
+        """The threads of all workers, as of now."""
+        return sum(self._client.nthreads().values())
+
+    def submit(
+        self, worker: str | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Have a function called by any worker, or by one of a machine."""
+        if worker is None:
+            return self._executor.submit(function, *args, **kwargs)
+        known = {info["host"] for info in self._workers().values()}
+        known |= {str(info["name"]) for info in self._workers().values()}
+        if worker not in known:
+            raise UsageError(
+                f"worker {worker}: the scheduler knows no worker of this name or host; it knows "
+                f"{', '.join(sorted(known)) or 'none'}"
+            )
+        bound: Executor = self._client.get_executor(
+            pure=False, workers=[worker], allow_other_workers=False
+        )
+        return bound.submit(function, *args, **kwargs)
+
+    def scan(self, worker: str | None, job: Job, limits: Limits) -> Future[Record]:
+        """Have a dump scanned."""
+        return self.submit(worker, _scan_in_dask, job, limits)
+
+    def _workers(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return found
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        with suppress(TypeError, ValueError):
+            path, worker, stage, done, total = event[1]
+            self.heard.put((path, worker, Said(stage=stage, done=done, total=total)))
+
+    def check(self) -> None:
+        """See that there are workers.
+
+        :raises EngineLost: if there have been none for a minute, or the scheduler is gone.
+        """
+        if self._client.status in ("closed", "closing"):
+            raise EngineLost("the connection to the Dask scheduler was lost; scan again to go on")
+        if self._client.status == "running" and self.slots:
+            self._without_workers = None
+            return
+        now = time.monotonic()
+        self._without_workers = self._without_workers or now
+        if now - self._without_workers > _NO_WORKERS_SECONDS:
+            raise EngineLost(
+                f"no Dask worker for {_NO_WORKERS_SECONDS} s; start some, and scan again to go on"
+            )
+
+    def close(self) -> None:
+        """Let go of the scheduler; one that was started here ends."""
+        super().close()
+        self._client.close()
+
+
+def _client(scheduler: str | None, jobs: int) -> Any:  # a distributed.Client, which has no types
+    try:
+        import distributed
+    except ImportError as e:
+        raise UsageError("--engine dask needs Dask: pip install 'drgn-reliable[dask]'") from e
+    dask: Any = distributed
+    if scheduler is None:
+        cluster = dask.LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+        return dask.Client(cluster)
+    try:
+        return dask.Client(scheduler, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as e:
+        raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there ({e})") from e
+
+
+def _scan_in_dask(job: Job, limits: Limits) -> Record:
+    """Scan a dump in a thread of a Dask worker, telling whoever listens."""
+    import distributed
+
+    worker: Any = distributed.get_worker()
+    name = f"{platform.node()}:{os.getpid()}"
+
+    def say(said: Said) -> None:
+        worker.log_event(_TOPIC, (job.path, name, said.stage, said.done, said.total))
+
+    return scan_job(job, limits, say)

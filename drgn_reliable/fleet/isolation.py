@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""One attempt at a dump in a process of its own, with limits of time and memory.
+
+The process is a new interpreter: nothing of an opened drgn program must be shared by a fork. It
+is the leader of a process group that is killed as a whole, and it does not outlive the thread that
+waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO
+
+import msgspec
+
+from drgn_reliable.fleet.child import Order, Rung, Said, said_of
+from drgn_reliable.fleet.record import AttemptRecord, BadRecord, Record
+
+__all__ = ("Attempt", "Job", "Limits", "Stopped", "attempt")
+
+_START = """\
+import json, sys
+sys.path[:] = json.loads(sys.stdin.buffer.readline())
+from drgn_reliable.fleet.child import run
+run(sys.stdin.buffer.readline())
+"""
+_LOOK_EVERY = 0.2
+"""Seconds between looks at the clock and whether to stop."""
+_OUTPUT_KEPT = 4000
+"""Bytes from the end of what a failed process printed."""
+_ANSWER_LIMIT = 1 << 30
+"""Bytes: a hostile answer does not fill the memory of its reader."""
+_OWN_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Stopped(Exception):
+    """The scan is over before this dump was."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A dump to scan, and with what."""
+
+    path: str
+    symbols: tuple[str, ...] = ()
+    """Debug files of kernels, of which those that fit are taken."""
+    vmcoreinfo: str | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one attempt may take."""
+
+    seconds: float = 600
+    memory: int = 4 << 30
+    """Bytes of anonymous memory; the dump itself, where it is mapped, does not count."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of it."""
+
+    told: AttemptRecord
+    record: Record | None
+    stage: str
+    """What the process did last."""
+    debug: bool | None
+    """Whether types came from debug information; None if that was not known yet."""
+
+
+def attempt(
+    job: Job,
+    rung: Rung,
+    limits: Limits,
+    say: Callable[[Said], None],
+    stop: Callable[[], bool],
+) -> Attempt:
+    """Make one attempt.
+
+    :param say: is given what the process says of how far it is.
+    :param stop: says whether to give up.
+    :raises Stopped: if so; the process is gone then.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryFile() as output:
+        child = _Child(job, rung, limits, output)
+        try:
+            end = _follow(child, limits, say, stop)
+        finally:
+            child.end()
+        printed = "" if end.record else _end_of(output)
+    seconds = round(time.monotonic() - started, 3)
+    told = AttemptRecord(rung, end.outcome, end.detail, seconds, child.memory, printed)
+    return Attempt(told, end.record, child.stage, child.debug)
+
+
+class _Child:
+    """The process and what it has said so far."""
+
+    def __init__(self, job: Job, rung: Rung, limits: Limits, output: IO[bytes]) -> None:
+        self.stage = "starting"
+        self.debug: bool | None = None
+        self.memory = 0
+        """The most that it had in memory, in bytes, once it has ended."""
+        self.pipe, theirs = os.pipe()
+        order = Order(
+            dump=job.path,
+            rung=rung,
+            symbols=job.symbols,
+            vmcoreinfo=job.vmcoreinfo,
+            memory=limits.memory,
+            parent=os.getpid(),
+            pipe=theirs,
+        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                pass_fds=(theirs,),
+                start_new_session=True,
+                env={**os.environ, **dict.fromkeys(_OWN_THREADS, "1")},
+            )
+        except BaseException:
+            os.close(self.pipe)
+            raise
+        finally:
+            os.close(theirs)
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError), self._process.stdin as orders:
+            orders.write(msgspec.json.encode(sys.path) + b"\n" + msgspec.json.encode(order) + b"\n")
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, or the negative number of the signal that ended it; None before."""
+        if self._process.returncode is None:
+            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
+            if pid:
+                self._process.returncode = os.waitstatus_to_exitcode(status)
+                self.memory = usage.ru_maxrss * 1024
+        return self._process.returncode
+
+    def heard(self, line: bytes) -> Said:
+        """Take in one line.
+
+        :raises BadRecord: if it is none that the process writes.
+        """
+        said = said_of(line)
+        self.stage = said.stage or self.stage
+        self.debug = self.debug if said.debug is None else said.debug
+        return said
+
+    def end(self) -> None:
+        """Leave nothing of it."""
+        os.close(self.pipe)
+        if self.status is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        while self.status is None:
+            time.sleep(0.001)
+
+
+@dataclass(frozen=True)
+class _End:
+    """How an attempt ended."""
+
+    outcome: str
+    detail: str
+    record: Record | None = None
+
+
+def _follow(
+    child: _Child, limits: Limits, say: Callable[[Said], None], stop: Callable[[], bool]
+) -> _End:
+    """Listen to the process until it has answered and ended, or has to be ended."""
+    deadline = time.monotonic() + limits.seconds
+    answer: _End | None = None
+    try:
+        for line in _lines(child.pipe, deadline, stop):
+            said = child.heard(line)
+            if said.outcome:
+                answer = _End(said.outcome, said.detail, said.record)
+            else:
+                say(said)
+    except BadRecord as e:
+        return _End("crash", f"{child.stage}: the process answered nonsense ({e})")
+    except TimeoutError:
+        return _End("timeout", f"{child.stage}: no answer within {limits.seconds:g} s")
+    while child.status is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    if answer is not None:
+        return answer
+    return _End(*_died(child.status, child.stage))
+
+
+def _lines(pipe: int, deadline: float, stop: Callable[[], bool]) -> Iterator[bytes]:
+    """The lines that a process writes, until it closes the pipe.
+
+    :raises TimeoutError: when the time is over.
+    :raises Stopped: when it is asked for.
+    """
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if stop():
+            raise Stopped
+        if not poll.poll(1000 * min(left, _LOOK_EVERY)):
+            continue
+        chunk = os.read(pipe, 1 << 16)
+        if not chunk:
+            return
+        size += len(chunk)
+        if size > _ANSWER_LIMIT:
+            raise BadRecord(f"more than {_ANSWER_LIMIT} bytes")
+        *whole, rest = chunk.split(b"\n")
+        for end in whole:
+            yield b"".join((*parts, end))
+            parts = []
+        parts.append(rest)
+
+
+def _died(status: int | None, stage: str) -> tuple[str, str]:
+    """What the end of a process that gave no answer says."""
+    if status is None:
+        return "timeout", f"{stage}: it closed its pipe and did not end"
+    if status == -signal.SIGKILL:
+        return "killed", f"{stage}: SIGKILL: the system had no memory left, or somebody sent it"
+    if status < 0:
+        return "crash", f"{stage}: {_signal_name(-status)}"
+    return "crash", f"{stage}: the process ended without an answer, with status {status}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _end_of(output: IO[bytes]) -> str:
+    output.seek(0, os.SEEK_END)
+    output.seek(max(0, output.tell() - _OUTPUT_KEPT))
+    return output.read().decode("utf-8", "backslashreplace").replace("\0", "\\x00")

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Which dumps to scan: files, directories, patterns and manifests.
+
+In a directory or behind a pattern, what is a dump is told by content. What is none is passed over,
+and why; a file that may not be read, that holds memory in a form that is not read here, or that
+begins with nothing but zeroes, was meant to be a dump and counts as one that cannot be scanned. A
+file that is named itself always counts.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from drgn_reliable.errors import UsageError
+from drgn_reliable.files import foreign
+from drgn_reliable.files.elfcore import ELF_SIGNATURE
+from drgn_reliable.files.flattened import FLATTENED_SIGNATURE
+from drgn_reliable.files.kdump import KDUMP_SIGNATURE
+from drgn_reliable.files.packed import packing_of
+
+__all__ = ("Found", "Place", "Source", "find", "read_sources")
+
+_MANIFESTS = (".yaml", ".yml")
+_START = 4096
+"""Bytes that decide what a file is."""
+_ET_CORE = (b"\4\0", b"\0\4")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where to look for dumps, and what is known of them."""
+
+    path: str
+    """A file, a directory or a pattern; absolute."""
+    host: str | None = None
+    """The machine that was dumped, where the manifest says it."""
+    labels: dict[str, str] = field(default_factory=dict)
+    symbols: tuple[str, ...] = ()
+    vmcoreinfo: str | None = None
+    worker: str | None = None
+    """The machine on which a Dask worker finds and scans them; None for anywhere."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file to scan."""
+
+    path: str
+    source: Source
+
+    @property
+    def name(self) -> str:
+        """The path, after the machine that has to read it, if it is one of several."""
+        return f"{self.source.worker}:{self.path}" if self.source.worker else self.path
+
+
+class Found(NamedTuple):
+    """What one source holds."""
+
+    dumps: list[str]
+    passed_over: list[tuple[str, str]]
+    """Other files, and what each is."""
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    path: str
+    host: str | None = None
+    labels: dict[str, str | int | float | bool] = {}
+    symbols: list[str] = []
+    vmcoreinfo: str | None = None
+    worker: str | None = None
+
+
+class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
+    dumps: list[_Entry]
+    labels: dict[str, str | int | float | bool] = {}
+    symbols: list[str] = []
+
+
+def read_sources(named: Iterable[str], symbols: Iterable[str] = ()) -> list[Source]:
+    """The sources that a command line names.
+
+    :param named: files, directories, patterns, and manifests (``.yaml``, ``.yml``).
+    :param symbols: debug files of kernels, for all of them.
+    :raises UsageError: for a manifest that cannot be read, or a debug file that is not there.
+    """
+    files = tuple(_absolute(file) for file in symbols)
+    for file in files:
+        if not os.path.isfile(file):
+            raise UsageError(f"--symbols {file}: no such file")
+    sources: list[Source] = []
+    for name in named:
+        if name.endswith(_MANIFESTS) and os.path.isfile(name):
+            sources += _of_manifest(name, files)
+        else:
+            sources.append(Source(_absolute(name), symbols=files))
+    return sources
+
+
+def _absolute(path: str) -> str:
+    """The path from the root, links as they are."""
+    return os.path.normpath(Path(path).absolute())
+
+
+def _of_manifest(path: str, symbols: tuple[str, ...]) -> Iterator[Source]:
+    try:
+        with open(path, "rb") as file:
+            manifest = msgspec.yaml.decode(file.read(), type=_Manifest)
+    except OSError as e:
+        raise UsageError(f"{path}: the manifest cannot be read ({e.strerror})") from e
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        line = " ".join(str(e).split())
+        raise UsageError(f"{path}: not a manifest ({line})") from e
+    folder = os.path.dirname(_absolute(path))
+
+    def absolute(name: str) -> str:
+        return os.path.normpath(os.path.join(folder, name))
+
+    for entry in manifest.dumps:
+        own = tuple(absolute(name) for name in [*manifest.symbols, *entry.symbols])
+        for name in own if entry.worker is None else ():
+            if not os.path.isfile(name):
+                raise UsageError(f"{path}: symbols {name}: no such file")
+        yield Source(
+            absolute(entry.path),
+            entry.host,
+            {name: str(value) for name, value in {**manifest.labels, **entry.labels}.items()},
+            symbols + own,
+            entry.vmcoreinfo and absolute(entry.vmcoreinfo),
+            entry.worker,
+        )
+
+
+def find(path: str) -> Found:
+    """The dumps at a path, each once, in the order of their names.
+
+    :raises UsageError: if there is nothing at all.
+    """
+    if os.path.isdir(path):
+        return _of_files(_walk(path))
+    if os.path.lexists(path):
+        if not os.path.isfile(path):
+            raise UsageError(f"{path}: is not a file; name a vmcore, a directory or a pattern")
+        return Found([path], [])
+    if not glob.has_magic(path):
+        raise UsageError(f"{path}: does not exist; name a vmcore, a directory, a pattern or a "
+                         "manifest")  # fmt: skip
+    matches = sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise UsageError(f"{path}: no file fits this pattern")
+    return _of_files((each, "") for match in matches for each, _ in _each(match))
+
+
+def _each(path: str) -> Iterator[tuple[str, str]]:
+    return _walk(path) if os.path.isdir(path) else iter([(path, "")])
+
+
+def _walk(folder: str) -> Iterator[tuple[str, str]]:
+    """The files in a directory and below; with what went wrong for a directory that cannot be
+    read. Links to directories are not followed."""
+    unread: list[OSError] = []
+    for here, folders, files in os.walk(folder, onerror=unread.append):
+        folders.sort()
+        for name in sorted(files):
+            yield os.path.join(here, name), ""
+    for error in unread:
+        yield str(error.filename), f"a directory that may not be read ({error.strerror})"
+
+
+def _of_files(files: Iterable[tuple[str, str]]) -> Found:
+    found = Found([], [])
+    seen: set[str] = set()
+    for path, wrong in files:
+        real = os.path.realpath(path)
+        if real in seen:
+            continue
+        seen.add(real)
+        why = wrong or _no_dump(path)
+        if why:
+            found.passed_over.append((path, why))
+        else:
+            found.dumps.append(path)
+    return found
+
+
+def _no_dump(path: str) -> str:
+    """What a file is that is not to be scanned; empty for one that is."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return "not a regular file"
+        with open(path, "rb") as file:
+            start = file.read(_START)
+            packing = packing_of(start)
+            if packing:
+                file.seek(0)
+                with packing.open(file) as unpacked:
+                    start = unpacked.read(_START)
+    except FileNotFoundError:
+        return "a link that leads nowhere"
+    except Exception:  # unreadable or damaged: the scan says how, in a process of its own
+        return ""
+    if start.startswith((KDUMP_SIGNATURE, FLATTENED_SIGNATURE)) or foreign.may_be_memory(start):
+        return ""
+    if start.startswith(ELF_SIGNATURE):
+        return "" if start[16:18] in _ET_CORE else "an ELF executable or object"
+    what = re.split("[:;]", foreign.describe(_Start(path, start)))[0]
+    return f"{what} in {packing.name}" if packing else what
+
+
+class _Start:
+    """The first bytes of a file, as a :class:`drgn_reliable.files.source.Source`."""
+
+    def __init__(self, path: str, start: bytes) -> None:
+        self.path, self._start, self.size = path, start, len(start)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """The bytes from an offset on, as far as they are known."""
+        return self._start[offset : offset + size]

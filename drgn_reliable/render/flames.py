@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stacks for tools that draw them: folded (flamegraph.pl, inferno, speedscope) and speedscope's
+own format, in which each verdict is a profile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TextIO
+
+from drgn_reliable.model import DumpReport
+from drgn_reliable.render.visible import visible
+from drgn_reliable.version import VERSION
+
+__all__ = ("Stack", "stacks_of_dump", "stacks_of_fleet", "write_folded", "write_speedscope")
+
+_SPEEDSCOPE = "https://www.speedscope.app/file-format-schema.json"
+
+
+class Stack(NamedTuple):
+    """A stack and how many tasks have it."""
+
+    frames: tuple[str, ...]
+    """The outermost first: above functions, what the tool should group by."""
+    verdict: str
+    """The kernel's."""
+    tasks: int
+
+
+def stacks_of_dump(report: DumpReport) -> list[Stack]:
+    """The stacks of one dump, under the names of their tasks."""
+    counted = Counter(
+        (
+            (task.comm, *(frame.function for frame in task.frames[::-1])),
+            task.kernel.verdict.value,
+        )
+        for task in report.tasks
+    )
+    return [Stack(*key, tasks) for key, tasks in counted.items()]
+
+
+def stacks_of_fleet(data: Mapping[str, Any]) -> list[Stack]:
+    """The stacks of a fleet's report."""
+    counted: Counter[tuple[tuple[str, ...], str]] = Counter()
+    for group in data["groups"]:
+        counted[tuple(group["frames"][::-1]), group["kernel"]] += group["tasks"]
+    return [Stack(*key, tasks) for key, tasks in counted.items()]
+
+
+def write_folded(stacks: Iterable[Stack], out: TextIO) -> None:
+    """A line for each stack: ``outermost;...;innermost;[verdict] count``."""
+    lines = Counter[str]()
+    for stack in stacks:
+        parts = [visible(part).replace(";", ":") for part in (*stack.frames, f"[{stack.verdict}]")]
+        lines[";".join(parts)] += stack.tasks
+    for line, count in sorted(lines.items()):
+        out.write(f"{line} {count}\n")
+
+
+def write_speedscope(stacks: Iterable[Stack], name: str, out: TextIO) -> None:
+    """One document for speedscope.
+
+    :param name: what the stacks are of.
+    """
+    numbers: dict[str, int] = {}
+    profiles: dict[str, list[Stack]] = {}
+    for stack in stacks:
+        profiles.setdefault("all", []).append(stack)
+        profiles.setdefault(stack.verdict, []).append(stack)
+        for frame in stack.frames:
+            numbers.setdefault(frame, len(numbers))
+    document = {
+        "$schema": _SPEEDSCOPE,
+        "exporter": f"drgn-reliable {VERSION}",
+        "name": visible(name),
+        "shared": {"frames": [{"name": visible(frame)} for frame in numbers]},
+        "profiles": [
+            {
+                "type": "sampled",
+                "name": verdict,
+                "unit": "none",
+                "startValue": 0,
+                "endValue": sum(stack.tasks for stack in of_verdict),
+                "samples": [[numbers[frame] for frame in stack.frames] for stack in of_verdict],
+                "weights": [stack.tasks for stack in of_verdict],
+            }
+            for verdict, of_verdict in profiles.items()
+        ],
+    }
+    out.write(json.dumps(document) + "\n")
