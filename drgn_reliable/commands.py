@@ -17,6 +17,7 @@ from drgn_reliable.errors import UsageError
 from drgn_reliable.explain import explain_task
 from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
+from drgn_reliable.fleet.onedump import one_dump_report
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.livepatch import Decision, LivepatchReport, analyse
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
@@ -25,6 +26,7 @@ from drgn_reliable.render import FORMATS, Style, render
 from drgn_reliable.render.explanation import write_explanations, write_explanations_json
 from drgn_reliable.render.livepatch import write_livepatch, write_livepatch_json
 from drgn_reliable.render.machine import capsule_dict
+from drgn_reliable.render.page import write_page
 from drgn_reliable.render.table import write_capsule_summary, write_facts, write_reasons
 from drgn_reliable.report import Scanner, collector_paused
 from drgn_reliable.selection import ONLY, Filter, by_importance, check_reasons
@@ -82,9 +84,10 @@ the kernel's reliable-stacktrace document; `reasons` explains each."""
 
 _FORMAT_ARGUMENT = _argument(
     "--format",
-    choices=("table", *FORMATS),
+    choices=("table", "html", *FORMATS),
     default="table",
-    help="table for people (default); json, jsonl, csv, folded (for flame graphs) for machines",
+    help="table for people (default), html for a browser; json, jsonl, csv, folded and speedscope "
+    "(for flame graphs) for machines",
 )
 
 _FACTS_FORMAT = _argument(
@@ -105,6 +108,7 @@ examples:
   drgn-reliable scan vmcore --task 1 --task 0xffff888100be8000 -v
   drgn-reliable scan vmcore --group                identical stacks once
   drgn-reliable scan vmcore --format json -o report.json
+  drgn-reliable scan vmcore --format html -o report.html
   drgn-reliable scan vmcore --format folded | flamegraph.pl > stacks.svg
 
 exit status:
@@ -329,7 +333,10 @@ def run_scan(
     if args.format == "table":
         reports = by_importance(reports)
     report = scanner.dump_report(kernel.path, reports)
-    render(report, args.format, Style(args.verbose, args.group), out)
+    if args.format == "html":
+        write_page(one_dump_report(kernel, report), out)
+    else:
+        render(report, args.format, Style(args.verbose, args.group), out)
     return report
 
 

@@ -116,7 +116,7 @@ def open_dump(
     dump = inspect_dump(path, watch)
     source = dump.file.source
     noted = _noted_vmcoreinfo(dump.file)
-    readable = isinstance(source, FileSource) and not _needs_own_reader(dump.file)
+    readable = isinstance(source, FileSource) and not _needs_own_reader(dump)
     if noted and not given and readable:
         assert isinstance(source, FileSource)
         prog = _drgn_program(path, source, dump.packed)
@@ -212,15 +212,18 @@ def physical_program(machine: str, read: Callable[[int, int], bytes], vmcoreinfo
     return prog
 
 
-def _needs_own_reader(dump: DumpFile) -> bool:
+def _needs_own_reader(dump: OpenedDump) -> bool:
     """Whether drgn cannot read the file, or its memory by address: it knows no page tables of
-    LoongArch, and its library for kdump-compressed files finds no architecture without a
-    release and translates no addresses of powerpc with radix page tables and of s390x since 6.10,
-    whose kernel does not lie in the identity mapping.
+    LoongArch. Its library for kdump-compressed files finds no architecture without a release,
+    translates no addresses of powerpc with radix page tables and of s390x since 6.10, whose kernel
+    does not lie in the identity mapping, and maps the file: a page that reaches
+    beyond the end of one that was cut off kills the process (SIGBUS, drgn 0.3).
     """
-    if not isinstance(dump, KdumpFile):
-        return dump.machine == "loongarch64"
-    uts = dump.header.uts
+    if not isinstance(dump.file, KdumpFile):
+        return dump.file.machine == "loongarch64"
+    if dump.problems:
+        return True
+    uts = dump.file.header.uts
     return not (uts.release and uts.version) or uts.machine in _OWN_READER
 
 

@@ -179,6 +179,9 @@ def test_a_capsule_is_made_of_what_drgn_cannot_open(tmp_path: Path) -> None:
 
 # What is not whole
 
+CUT_IN_A_PAGE = 3334144
+"""In the data of a page that a scan of this dump reads."""
+
 
 def patched(data: bytes, format_: str, offset: int, value: int) -> bytes:
     changed = bytearray(data)
@@ -216,6 +219,15 @@ def test_an_incomplete_dump_is_opened_and_says_so(tmp_path: Path, way: str) -> N
     (problem,) = dump.problems
     assert problem.startswith("incomplete dump: ") and message in problem
     assert problem in Scanner(Kernel(open_dump(str(path)))).problems()
+
+
+def test_a_dump_that_breaks_off_within_a_page_is_read_up_to_there(tmp_path: Path) -> None:
+    """A scan of the rest reads that page; libkdumpfile would kill the process (SIGBUS)."""
+    path = tmp_path / "vmcore"
+    path.write_bytes(original()[:CUT_IN_A_PAGE])
+    report = scan(open_dump(str(path)))
+    assert len(report.tasks) > 200
+    assert f"incomplete dump: cut off at {CUT_IN_A_PAGE} bytes" in " ".join(report.problems)
 
 
 def cut_in_headers() -> bytes:

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
 import msgspec
-from drgn import FaultError, Program
+from drgn import FaultError
 
 from drgn_reliable.errors import MissingInformation, ReliableError, UnsupportedKernel
 from drgn_reliable.facts import kernel_facts
@@ -28,12 +28,13 @@ from drgn_reliable.files.kdump import KdumpFile
 from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.files.packed import unwatched
 from drgn_reliable.files.source import DumpFormatError
+from drgn_reliable.fleet.origin import add_origin, crash_time, node_of_file
 from drgn_reliable.fleet.record import BadRecord, Record, record_of
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.livepatch import LivepatchReport, analyse
 from drgn_reliable.memory import missing
 from drgn_reliable.model import TaskReport
-from drgn_reliable.opening import OpenedDump, inspect_dump, open_dump, opened_dump
+from drgn_reliable.opening import inspect_dump, open_dump
 from drgn_reliable.report import Scanner, collector_paused
 from drgn_reliable.tasks import Task
 
@@ -176,7 +177,7 @@ def _scan(order: Order, say: Say) -> Record:
     record = record_of(report, livepatch, facts)
     if lacking:
         record.status, record.problems = "incomplete", (*record.problems, *lacking)
-    record.stored, record.node, record.crashed = _stored(prog), _node(prog), _crashed(kernel)
+    add_origin(record, kernel)
     return record
 
 
@@ -206,40 +207,6 @@ def _more(
     return livepatch, facts, lacking
 
 
-def _stored(prog: Program) -> str | None:
-    dump = opened_dump(prog)
-    return dump.stored if dump else None
-
-
-def _node(prog: Program) -> str | None:
-    """The machine's own name, from the file's header or from memory."""
-    dump = opened_dump(prog)
-    if dump and (name := _node_of_header(dump)):
-        return name
-    try:
-        raw: bytes = prog["init_uts_ns"].name.nodename.string_()
-    except (FaultError, LookupError):
-        return None
-    return _named(raw.decode("utf-8", "backslashreplace"))
-
-
-def _node_of_header(dump: OpenedDump) -> str | None:
-    return _named(dump.file.header.uts.nodename) if isinstance(dump.file, KdumpFile) else None
-
-
-def _named(node: str) -> str | None:
-    """A machine's name, unless it was never given one."""
-    return None if node in ("", "(none)", "localhost") else node
-
-
-def _crashed(kernel: Kernel) -> int | None:
-    return _seconds(kernel.vmcoreinfo.get("CRASHTIME", ""))
-
-
-def _seconds(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
-
-
 # What is left without a scan -----------------------------------------------------------------
 
 
@@ -255,7 +222,7 @@ def _headers(order: Order) -> Record:
         stored=dump.stored,
         release=values.get("OSRELEASE") or (uts.release if uts else "") or None,
         architecture=dump.file.machine or None,
-        node=_node_of_header(dump),
-        crashed=_seconds(values.get("CRASHTIME", "")),
+        node=node_of_file(dump),
+        crashed=crash_time(values),
         problems=dump.problems,
     )

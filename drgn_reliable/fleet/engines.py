@@ -87,12 +87,11 @@ class Engine:
         """
 
     def stop(self) -> None:
-        """Begin no more work and give up what can be given up."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Give up what is in work, where that is possible."""
 
     def close(self) -> None:
         """Let go of everything."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor.shutdown()
 
 
 class LocalEngine(Engine):
@@ -120,9 +119,8 @@ class LocalEngine(Engine):
         return scan_job(job, limits, say, self._stopped.is_set)
 
     def stop(self) -> None:
-        """End the processes."""
+        """End the processes; what waits for them ends with :class:`~.isolation.Stopped`."""
         self._stopped.set()
-        super().stop()
 
 
 class DaskEngine(Engine):
@@ -197,6 +195,10 @@ class DaskEngine(Engine):
                 f"no Dask worker for {_NO_WORKERS_SECONDS} s; start some, and scan again to go on"
             )
 
+    def stop(self) -> None:
+        """Take back what no worker has begun; what one has begun, it ends for nobody."""
+        self._executor.shutdown(wait=False)
+
     def close(self) -> None:
         """Let go of the scheduler; one that was started here ends."""
         super().close()
@@ -210,8 +212,7 @@ def _client(scheduler: str | None, jobs: int) -> Any:  # a distributed.Client, w
         raise UsageError("--engine dask needs Dask: pip install 'drgn-reliable[dask]'") from e
     dask: Any = distributed
     if scheduler is None:
-        cluster = dask.LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
-        return dask.Client(cluster)
+        return dask.Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
     try:
         return dask.Client(scheduler, timeout=_CONNECT_SECONDS)
     except (OSError, ValueError) as e:

@@ -125,7 +125,7 @@ class _Scan:
             whole = True
         finally:
             if not whole:
-                self._engine.stop()
+                self._give_up()
             self._store.end_scan(tally.scan, whole=whole)
             self._listen(
                 Ended(
@@ -162,6 +162,13 @@ class _Scan:
         while left:
             _, left = wait(left, _LOOK_EVERY)
             self._engine.check()
+
+    def _give_up(self) -> None:
+        self._engine.stop()
+        for identified in self._identifying:
+            identified.cancel()
+        for scanned in self._scanning:
+            scanned.cancel()
 
     # Scanning -------------------------------------------------------------------------------
 

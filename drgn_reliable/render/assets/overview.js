@@ -40,8 +40,16 @@ function headline() {
 
 /** What has to be known before the figures are believed. */
 function cautions() {
-  const found = [aboutScan(), aboutFailed(), aboutIncomplete(), aboutUnsupported(), aboutLeftOut()]
-    .concat(aboutNew())
+  const abouts = [
+    aboutScan,
+    aboutFailed,
+    aboutIncomplete,
+    aboutUnsupported,
+    aboutLeftOut,
+    aboutNew,
+  ];
+  const found = abouts
+    .map((about) => about())
     .filter((line) => line !== null)
     .map((line) => make("li", {}, line));
   return found.length ? make("ul", { class: "cautions" }, found) : null;

@@ -11,7 +11,10 @@ const nav = make("ul", {});
 
 // Sections ---------------------------------------------------------------------------------------
 
-/** A section with its link; `list` is what of it is filtered and counted. */
+/**
+ * A section with its link; `list` is what of it is filtered and counted. Its id is not the fragment
+ * that leads to it: the browser would go there by itself, too, and take the focus away.
+ */
 function addSection(id, title, intro, list, ...content) {
   const tally = make("span", { class: "tally" });
   const inNav = make("span", { class: "tally" });
@@ -21,7 +24,7 @@ function addSection(id, title, intro, list, ...content) {
   main.append(
     make(
       "section",
-      { id, "aria-labelledby": heading.id },
+      { id: `section-${id}`, "aria-labelledby": heading.id },
       heading,
       intro ? make("p", { class: "intro" }, intro) : null,
       none,

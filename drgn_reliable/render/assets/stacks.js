@@ -48,7 +48,7 @@ function reasonArticle(row) {
   const where = ofFleet ? ` in ${count(row.dumps, "dump")} on ${count(row.hosts, "host")}` : "";
   return make(
     "article",
-    { id: `reason-${row.reason}`, class: "reason" },
+    { class: "reason" },
     make("h3", { tabindex: "-1" }, nameOf(row.reason)),
     kind ? explanationOf(kind) : null,
     facts([
