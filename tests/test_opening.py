@@ -21,7 +21,7 @@ import zstandard
 from drgn import FaultError
 from lzallright import LZOCompressor
 
-from drgn_reliable import DumpError, Kernel, Scanner, UsageError, open_dump
+from drgn_reliable import DumpError, Kernel, Scanner, UsageError, open_dump, scan
 from drgn_reliable.capsule import write_capsule
 from drgn_reliable.files import foreign, packed
 from drgn_reliable.files.flattened import FlattenedSource
