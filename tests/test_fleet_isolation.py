@@ -40,7 +40,7 @@ def tried(path: Path, limits: Limits = LIMITS, said: list[Said] | None = None) -
         ("say nonsense", "crash", "the process answered nonsense"),
         ('say {"stage":7}', "crash", "the process answered nonsense"),
         ('say {"outcome":"scanned","record":{"status":"whole","x":1}}', "crash", "nonsense"),
-        ("memory", "memory", "MemoryError"),
+        ("memory", "memory", "opening: more than 1024 MiB of memory"),
         ("map", "refused", "mapped 4 GiB"),
         ("raise RuntimeError of some kind", "defect", "of some kind"),
         ("raise OSError cannot", "unreadable", "cannot"),

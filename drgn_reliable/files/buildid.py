@@ -24,7 +24,8 @@ def build_id_of(path: str) -> bytes:
             for section in ELFFile(file).iter_sections():
                 if isinstance(section, NoteSection):
                     for note in section.iter_notes():
-                        if note["n_type"] == BUILD_ID_TYPE:
+                        # Others number their types as they like: Xen's notes are in vmlinux, too.
+                        if note["n_name"] == "GNU" and note["n_type"] == BUILD_ID_TYPE:
                             return bytes.fromhex(note["n_desc"])
     except OSError as e:
         raise UsageError(f"--symbols {path}: cannot be read ({e.strerror})") from e

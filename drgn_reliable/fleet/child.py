@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import msgspec
 from drgn import FaultError
 
-from drgn_reliable.errors import MissingInformation, ReliableError, UnsupportedKernel
+from drgn_reliable.errors import MissingInformation, ReliableError, UnsupportedKernel, UsageError
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.files.buildid import build_id_of
 from drgn_reliable.files.kdump import KdumpFile
@@ -143,8 +143,9 @@ def _attempt(order: Order, say: Say) -> Said:
         outcome = next((word for kind, word in _OUTCOMES if isinstance(e, kind)), "defect")
         if outcome == "defect":
             traceback.print_exc()
-        prefix = f"{order.dump}: "
-        detail = str(e).removeprefix(prefix) or type(e).__name__
+        detail = str(e).removeprefix(f"{order.dump}: ") or type(e).__name__
+        if outcome == "memory":
+            detail = f"more than {order.memory >> 20} MiB of memory"
         return Said(outcome=outcome, detail=detail.encode("utf-8", "backslashreplace").decode())
 
 
@@ -160,7 +161,7 @@ def _scan(order: Order, say: Say) -> Record:
         say(Said(stage="looking for debug information"))
         if order.rung == "BTF":
             return ()
-        return [file for file in order.symbols if build_id and build_id_of(file) == build_id]
+        return [file for file in order.symbols if build_id and _build_id(file) == build_id]
 
     say(Said(stage="opening"))
     searching = order.rung != "BTF"
@@ -179,6 +180,14 @@ def _scan(order: Order, say: Say) -> Record:
         record.status, record.problems = "incomplete", (*record.problems, *lacking)
     add_origin(record, kernel)
     return record
+
+
+def _build_id(path: str) -> bytes:
+    """Of a debug file; one that cannot be read here fits no dump."""
+    try:
+        return build_id_of(path)
+    except UsageError:
+        return b""
 
 
 def _told(tasks: Iterable[Task], total: int, say: Say) -> Iterator[Task]:

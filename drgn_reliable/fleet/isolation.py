@@ -35,6 +35,8 @@ run(sys.stdin.buffer.readline())
 """
 _LOOK_EVERY = 0.2
 """Seconds between looks at the clock and whether to stop."""
+_ANYWHERE = ("memory", "defect")
+"""Outcomes that say too little without the stage at which they came."""
 _OUTPUT_KEPT = 4000
 """Bytes from the end of what a failed process printed."""
 _ANSWER_LIMIT = 1 << 30
@@ -188,7 +190,8 @@ def _follow(
         for line in _lines(child.pipe, deadline, stop):
             said = child.heard(line)
             if said.outcome:
-                answer = _End(said.outcome, said.detail, said.record)
+                where = f"{child.stage}: " if said.outcome in _ANYWHERE else ""
+                answer = _End(said.outcome, where + said.detail, said.record)
             else:
                 say(said)
     except BadRecord as e:

@@ -22,6 +22,7 @@ import msgspec
 
 from drgn_reliable.errors import UsageError
 from drgn_reliable.files import foreign
+from drgn_reliable.files.buildid import build_id_of
 from drgn_reliable.files.elfcore import ELF_SIGNATURE
 from drgn_reliable.files.flattened import FLATTENED_SIGNATURE
 from drgn_reliable.files.kdump import KDUMP_SIGNATURE
@@ -91,12 +92,11 @@ def read_sources(named: Iterable[str], symbols: Iterable[str] = ()) -> list[Sour
 
     :param named: files, directories, patterns, and manifests (``.yaml``, ``.yml``).
     :param symbols: debug files of kernels, for all of them.
-    :raises UsageError: for a manifest that cannot be read, or a debug file that is not there.
+    :raises UsageError: for a manifest or a debug file that cannot be read.
     """
     files = tuple(_absolute(file) for file in symbols)
     for file in files:
-        if not os.path.isfile(file):
-            raise UsageError(f"--symbols {file}: no such file")
+        build_id_of(file)
     sources: list[Source] = []
     for name in named:
         if name.endswith(_MANIFESTS) and os.path.isfile(name):
@@ -128,8 +128,7 @@ def _of_manifest(path: str, symbols: tuple[str, ...]) -> Iterator[Source]:
     for entry in manifest.dumps:
         own = tuple(absolute(name) for name in [*manifest.symbols, *entry.symbols])
         for name in own if entry.worker is None else ():
-            if not os.path.isfile(name):
-                raise UsageError(f"{path}: symbols {name}: no such file")
+            build_id_of(name)
         yield Source(
             absolute(entry.path),
             entry.host,
