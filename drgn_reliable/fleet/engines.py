@@ -22,6 +22,7 @@ from drgn_reliable.fleet.child import Said
 from drgn_reliable.fleet.isolation import Job, Limits
 from drgn_reliable.fleet.ladder import scan_job
 from drgn_reliable.fleet.record import Record
+from drgn_reliable.version import VERSION
 
 __all__ = ("DaskEngine", "Engine", "EngineLost", "Heard", "LocalEngine")
 
@@ -167,7 +168,7 @@ class DaskEngine(Engine):
 
     def scan(self, worker: str | None, job: Job, limits: Limits) -> Future[Record]:
         """Have a dump scanned."""
-        return self.submit(worker, _scan_in_dask, job, limits)
+        return self.submit(worker, _scan_in_dask, job, limits, VERSION)
 
     def _workers(self) -> dict[str, Any]:
         found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
@@ -219,12 +220,18 @@ def _client(scheduler: str | None, jobs: int) -> Any:  # a distributed.Client, w
         raise UsageError(f"--scheduler {scheduler}: no Dask scheduler answers there ({e})") from e
 
 
-def _scan_in_dask(job: Job, limits: Limits) -> Record:
-    """Scan a dump in a thread of a Dask worker, telling whoever listens."""
+def _scan_in_dask(job: Job, limits: Limits, version: str) -> Record:
+    """Scan a dump in a thread of a Dask worker, telling whoever listens.
+
+    :param version: of this package, where the store is.
+    :raises ImportError: if the worker has another.
+    """
     import distributed
 
     worker: Any = distributed.get_worker()
     name = f"{platform.node()}:{os.getpid()}"
+    if version != VERSION:
+        raise ImportError(f"worker {name} has drgn-reliable {VERSION}, not {version}")
 
     def say(said: Said) -> None:
         worker.log_event(_TOPIC, (job.path, name, said.stage, said.done, said.total))

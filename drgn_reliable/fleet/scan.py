@@ -283,5 +283,7 @@ def _result(future: Future[T]) -> T:
         raise _Failure("unreadable", e.strerror or str(e)) from e
     except (BrokenExecutor, CancelledError) as e:
         raise EngineLost(f"the engine gave up ({e or type(e).__name__}); scan again") from e
+    except ImportError as e:
+        raise EngineLost(f"the workers cannot scan: {e}; install the same there as here") from e
     except Exception as e:  # of an engine: its worker died too often, its result did not arrive
         raise _Failure("lost", f"{type(e).__name__}: {e}") from e

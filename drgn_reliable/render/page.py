@@ -36,7 +36,8 @@ def write_page(data: Mapping[str, Any], out: TextIO) -> None:
 
     The page is ASCII, so the encoding of ``out`` does not matter.
 
-    :param data: what ``fleet report --format json`` gives (``docs/fleet.md``).
+    :param data: what ``fleet report --format json`` gives
+        (``drgn_reliable/schema/drgn-reliable-fleet-1.json``).
     :raises ValueError: if a number in it is not finite, which JSON has no word for.
     """
     style = _asset("report.css")

@@ -7,7 +7,10 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const ofFleet = !data.one_dump;
 
-const dumpById = new Map(data.dumps.map((dump) => [dump.id, dump]));
+// Copies of one dump have the same number: each is in the list, and links lead to the first.
+const copiesOf = new Map();
+for (const dump of data.dumps) copiesOf.set(dump.id, [...(copiesOf.get(dump.id) ?? []), dump]);
+const dumpById = new Map([...copiesOf].map(([id, [first]]) => [id, first]));
 const groupById = new Map(data.groups.map((group) => [group.id, group]));
 const kindOf = new Map(Object.entries(data.reasons)); // what the catalogue says of a reason
 
@@ -29,7 +32,12 @@ function makeButton(text, attributes, pressed) {
 
 /** A name from a dump: in one direction whatever its letters, in a face that tells 0 from O. */
 function nameOf(text) {
-  return make("bdi", { dir: "ltr", class: "name" }, text);
+  return make("bdi", { dir: "ltr", class: "name" }, text === "" ? "(empty)" : text);
+}
+
+/** Words that may have names in them: in one direction, too, apart from what is around them. */
+function phrase(words) {
+  return make("bdi", { dir: "ltr" }, words);
 }
 
 /** Elements with something between them. */

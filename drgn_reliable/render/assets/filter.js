@@ -25,7 +25,7 @@ class Filter {
     this.terms = words
       .map(unquoted)
       .map(asTerm)
-      .filter((term) => term.text !== "");
+      .filter(({ field, text }) => field !== null || text);
   }
 
   get isEmpty() {
@@ -53,7 +53,7 @@ function asTerm(word) {
 
 /** The filter that a field has a value, as it is typed. */
 function filterFor(field, value) {
-  return `${field}=${/[\s"]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value}`;
+  return `${field}=${/[\s"]|^$/.test(value) ? `"${value.replaceAll('"', '""')}"` : value}`;
 }
 
 /** What something is found by: words anywhere in it, and values of fields. */
@@ -96,7 +96,7 @@ const searchDump = remembered((dump) =>
 
 const searchGroup = remembered((group) => {
   const ids = [...new Set(group.examples.map((task) => task.dump))];
-  const dumps = ids.map((id) => dumpById.get(id)).filter((dump) => dump !== undefined);
+  const dumps = ids.flatMap((id) => copiesOf.get(id) ?? []);
   const tasks = group.examples.flatMap((task) => [task.comm, task.pid, task.task]);
   return entryOf([group.hash, ...tasks, ...dumps.map((dump) => dump.path)], {
     architecture: dumps.map((dump) => dump.architecture),

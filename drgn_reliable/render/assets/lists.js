@@ -14,8 +14,11 @@ function linkTo(target, content, filter = null) {
 
 const targetOf = (kind, id) => `${kind}-${encodeURIComponent(id)}`;
 
+/** Where the tasks of a group are: if only the scheduler is known, there. */
+const whereOf = (group) => group.in || group.frames[0] || "no frame";
+
 function groupLink(group) {
-  const link = linkTo(targetOf("group", group.id), nameOf(group.in));
+  const link = linkTo(targetOf("group", group.id), nameOf(whereOf(group)));
   return make("span", {}, link, ` (${count(group.tasks, "task")})`);
 }
 
@@ -36,6 +39,7 @@ function dumpsLink(field, value) {
 }
 
 const hostLink = (host) => dumpsLink("host", host);
+const releaseLink = (release) => dumpsLink("release", release);
 const labelLink = (label) => dumpsLink("label", label);
 
 /** The first few, and how many more there are. */
@@ -45,14 +49,13 @@ function fewOf(all, most, show) {
   return rest > 0 ? [...shown, ` and ${number(rest)} more`] : shown;
 }
 
-/** Links to groups by their numbers; of some only the number is in the report. */
+/** Links to groups by their numbers. */
 function groupLinks(ids, most) {
-  const found = ids.filter((id) => groupById.has(id)).map((id) => groupById.get(id));
-  const lost = ids.length - found.length;
-  const links = fewOf(found, most, groupLink);
-  return lost
-    ? [...links, links.length ? ", and " : "", `${number(lost)} that did not fit`]
-    : links;
+  return fewOf(
+    ids.filter((id) => groupById.has(id)).map((id) => groupById.get(id)),
+    most,
+    groupLink,
+  );
 }
 
 /** A list of all, or nothing. */
@@ -78,11 +81,13 @@ function verdict(word) {
 
 const text = (label, value, cell = nameOf) => ({ label, value, cell });
 const figure = (label, value, cell = number) => ({ label, value, cell, numeric: true });
-const wide = (column) => ({ ...column, wide: true });
+const wide = (column) => ({ ...column, room: "wide" });
+const roomy = (column) => ({ ...column, room: "roomy" });
 const inFleet = (column) => (ofFleet ? column : null);
+const ofHosts = (column) => (ofFleet && data.totals.hosts ? column : null); // none may be known
 const columns = (...all) => all.filter((column) => column !== null);
 
-const hostColumn = () => text("Host", (dump) => dump.host, hostLink);
+const hostColumn = () => ofHosts(roomy(text("Host", (dump) => dump.host, hostLink)));
 const dumpColumn = (idOf) =>
   wide(
     text(
@@ -118,7 +123,7 @@ function blockingTable() {
       ),
       figure("Tasks", (row) => row.tasks),
       inFleet(figure("Dumps", (row) => row.dumps)),
-      inFleet(figure("Hosts", (row) => row.hosts)),
+      ofHosts(figure("Hosts", (row) => row.hosts)),
       wide(
         text(
           "Stacks",
@@ -129,7 +134,7 @@ function blockingTable() {
     ),
     details: (row) =>
       facts([
-        ["Hosts", ofFleet ? namesOf(row.host_names, row.hosts, hostLink) : null],
+        ["Hosts", ofFleet && row.hosts ? namesOf(row.host_names, row.hosts, hostLink) : null],
         ["Dumps", ofFleet ? namesOf(row.dump_ids, row.dumps, dumpLink) : null],
         ["Stacks", groupLinks(row.groups, row.groups.length)],
       ]),
@@ -159,14 +164,9 @@ function transitionsTable() {
         ["Direction", row.target === "patched" ? "patching" : "unpatching"],
         ["Switched", count(row.switched, "task")],
         ["Would switch", count(row.would_switch, "task")],
-        ["What to do", listOf(row.advice, nameless)],
+        ["What to do", listOf(row.advice, phrase)],
       ]),
   });
-}
-
-/** A sentence that may have names in it: apart from what is around it, too. */
-function nameless(sentence) {
-  return make("bdi", { dir: "ltr" }, sentence);
 }
 
 // Dumps ------------------------------------------------------------------------------------------
@@ -175,9 +175,11 @@ function attemptsOf(dump) {
   return listOf(dump.attempts, attemptLine, "ol");
 }
 
-function attemptLine({ rung, outcome, detail, seconds }) {
+function attemptLine({ rung, outcome, detail, seconds, memory, output }) {
   const why = detail ? [", ", nameOf(detail)] : [];
-  return [make("b", {}, nameOf(rung)), ": ", nameOf(outcome), why, ` (${duration(seconds)})`];
+  const used = memory ? `${duration(seconds)}, ${size(memory)}` : duration(seconds);
+  const said = output ? make("p", { class: "output" }, nameOf(output)) : null;
+  return [make("b", {}, nameOf(rung)), ": ", nameOf(outcome), why, ` (${used})`, said];
 }
 
 /** Dumps that were not read whole, with all that is known of why. */
@@ -188,7 +190,7 @@ function failedTable(items) {
     search: searchDump,
     columns: columns(
       dumpColumn((dump) => dump.id),
-      inFleet(hostColumn()),
+      hostColumn(),
       text("Read", (dump) => dump.status, verdict),
       text("Cause", (dump) => dump.cause),
       wide(
@@ -217,7 +219,7 @@ function dumpsTable() {
     columns: columns(
       wide(text("Dump", (dump) => dump.path)),
       hostColumn(),
-      text("Kernel", (dump) => dump.release),
+      roomy(text("Kernel", (dump) => dump.release, releaseLink)),
       text("Architecture", (dump) => dump.architecture),
       text("Read", (dump) => dump.status, verdict),
       text("Livepatch", (dump) => (dump.stalled ? "stalled" : null), verdict),
@@ -231,12 +233,14 @@ function dumpsTable() {
 
 function dumpDetails(dump) {
   const named = (name) => (name === null ? null : nameOf(name));
+  const copies = copiesOf.get(dump.id).filter((copy) => copy !== dump);
   return facts([
+    ["Copies", listOf(copies, (copy) => nameOf(copy.path))],
     ["Labels", joined(labelsOf(dump).map(labelLink))],
     ["Kernel", named(dump.release)],
     ["Architecture", named(dump.architecture)],
     ["Unwinder", named(dump.unwinder)],
-    ["Size", size(dump.size)],
+    ["Size", dump.size === null ? null : size(dump.size)],
     ["Cause", named(dump.cause)],
     ["Detail", named(dump.detail)],
     ["Problems", listOf(dump.problems, nameOf)],
@@ -272,10 +276,12 @@ function scansTable() {
     caption: "Scans",
     items: data.scans,
     columns: [
-      figure("Scan", (scan) => scan.id, String),
+      figure("Scan", (scan) => scan.scan, String),
       text("Started", (scan) => scan.started, moment),
       text("Finished", (scan) => scan.finished, moment),
       text("State", (scan) => scan.state, verdict),
+      figure("Dumps", (scan) => scan.scanned),
+      figure("Failed", (scan) => scan.failed),
       text("Version", (scan) => scan.version),
     ],
   });

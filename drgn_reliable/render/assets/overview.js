@@ -99,7 +99,7 @@ function aboutNew() {
     .filter(([found]) => found)
     .map(([found, kind]) => count(found, kind));
   if (!some.length) return null;
-  return [linkTo("new", `New since ${moment(data.new.since)}`), `: ${some.join(", ")}.`];
+  return [linkTo("new", ["New since ", phrase(data.new.since)]), `: ${some.join(", ")}.`];
 }
 
 /** A total and its parts; a part leads to what it counts. */
@@ -150,9 +150,10 @@ function transitionsTile() {
 
 function dumpsTile() {
   const { hosts, releases } = totals;
+  const known = { words: verb(hosts, "host", "hosts"), value: hosts, target: "hosts" };
   return tile("Dumps", number(totals.dumps), [
     ...partsOf("status", "dumps", totals, ["failed", "incomplete", "whole"]),
-    { words: verb(hosts, "host", "hosts"), value: hosts, target: "hosts" },
+    ...(hosts ? [known] : []),
     { words: verb(releases, "kernel", "kernels"), value: releases, target: "kernels" },
   ]);
 }

@@ -175,6 +175,7 @@ function address() {
 }
 
 function arrive({ target, filter }, scroll) {
+  clearTimeout(typing); // what was typed just before is known here
   say("");
   narrow(filter ?? "");
   current.target = target;
@@ -198,7 +199,7 @@ function remember() {
 function follow(fragment) {
   const wanted = parsed(fragment);
   remember();
-  arrive({ ...wanted, filter: wanted.filter ?? current.filter.text }, null);
+  arrive({ ...wanted, filter: wanted.filter ?? input.value }, null);
   history.pushState(null, "", address());
 }
 
@@ -236,7 +237,12 @@ const input = make("input", {
   spellcheck: "false",
 });
 const shown = make("span", { id: "shown", role: "status" });
+const clear = makeButton("Clear", { hidden: "" }, () => {
+  follow("#?filter=");
+  input.focus();
+});
 let said = "";
+let typing = 0; // the timer that waits for a pause
 
 /** Show only what passes. */
 function narrow(words) {
@@ -244,6 +250,7 @@ function narrow(words) {
   if (input.value.trim() !== filter.text) input.value = words;
   if (filter.text === current.filter.text) return;
   current.filter = filter;
+  clear.hidden = filter.isEmpty;
   for (const section of sections.values()) section.apply(filter);
   tell();
 }
@@ -261,7 +268,6 @@ function tell() {
 }
 
 function addBar() {
-  let timer = 0;
   const typed = () => {
     said = "";
     narrow(input.value);
@@ -269,10 +275,10 @@ function addBar() {
     history.replaceState(history.state, "", address());
   };
   input.addEventListener("input", () => {
-    clearTimeout(timer);
-    timer = setTimeout(typed, 120);
+    clearTimeout(typing);
+    typing = setTimeout(typed, 120);
   });
-  document.getElementById("bar").append(input, shown);
+  document.getElementById("bar").append(input, clear, shown);
 }
 
 // All of it --------------------------------------------------------------------------------------
@@ -371,7 +377,7 @@ function addDumps() {
 function addNew() {
   const tables = data.new ? newTables() : [];
   if (!tables.length) return;
-  const what = `What no dump had that was scanned before ${moment(data.new.since)}.`;
+  const what = ["What was not there before, compared with ", phrase(data.new.since), "."];
   const list = together(tables.map(({ table }) => table));
   addSection(
     "new",

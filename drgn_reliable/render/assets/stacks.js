@@ -19,23 +19,23 @@ function reasonsTable() {
     items: data.by_reason,
     search: searchReason,
     columns: columns(
-      text("Reason", (row) => row.reason, reasonLink),
+      roomy(text("Reason", (row) => row.reason, reasonLink)),
       wide(
         text(
           "What it is",
           known((kind) => kind.title),
-          nameless,
+          phrase,
         ),
       ),
-      text("The kernel", known(answerTo), nameless),
+      text("The kernel", known(answerTo), phrase),
       text(
         "Proof",
         known((kind) => kind.proof),
-        nameless,
+        phrase,
       ),
       figure("Tasks", (row) => row.tasks),
       inFleet(figure("Dumps", (row) => row.dumps)),
-      inFleet(figure("Hosts", (row) => row.hosts)),
+      ofHosts(figure("Hosts", (row) => row.hosts)),
     ),
   });
 }
@@ -45,7 +45,8 @@ function reasonArticle(row) {
   const kind = kindOf.get(row.reason);
   const groups = data.groups.filter((group) => group.reasons.includes(row.reason));
   const every = [" (", linkTo("stacks", "all", filterFor("reason", row.reason)), ")"];
-  const where = ofFleet ? ` in ${count(row.dumps, "dump")} on ${count(row.hosts, "host")}` : "";
+  const hosts = row.hosts ? ` on ${count(row.hosts, "host")}` : "";
+  const where = ofFleet ? ` in ${count(row.dumps, "dump")}${hosts}` : "";
   return make(
     "article",
     { class: "reason" },
@@ -79,10 +80,12 @@ function explanationOf(kind) {
 const NEAR = 60; // frames that are shown at first
 
 function groupsTable() {
-  const blocks = text(
-    "Blocks",
-    (group) => group.blocks.join(" ") || null,
-    (_, group) => fewOf(group.blocks, FEW, nameOf),
+  const blocks = roomy(
+    text(
+      "Blocks",
+      (group) => group.blocks.join(" ") || null,
+      (_, group) => fewOf(group.blocks, FEW, nameOf),
+    ),
   );
   return new Table({
     caption: "Stacks, those that matter first",
@@ -91,7 +94,7 @@ function groupsTable() {
     first: 100,
     pressed: (group, open) => pressedAt(targetOf("group", group.id), open),
     columns: columns(
-      wide(text("In", (group) => group.in)),
+      wide(text("In", whereOf)),
       text("Kernel", (group) => group.kernel, verdict),
       text("Proof", (group) => group.proof, verdict),
       wide(
@@ -105,7 +108,7 @@ function groupsTable() {
       figure("Frames", (group) => group.frames.length),
       figure("Tasks", (group) => group.tasks),
       inFleet(figure("Dumps", (group) => group.dumps)),
-      inFleet(figure("Hosts", (group) => group.hosts)),
+      ofHosts(figure("Hosts", (group) => group.hosts)),
     ),
     details: groupDetails,
   });
@@ -138,12 +141,12 @@ function tasksTable(group) {
     items: group.examples,
     first: 20,
     columns: columns(
-      text("Process", (task) => task.comm),
+      roomy(text("Process", (task) => task.comm)),
       figure("PID", (task) => task.pid, String),
       figure("CPU", (task) => task.cpu, String),
       text("State", (task) => task.state),
       text("Kind", (task) => task.kind),
-      text("Task", (task) => task.task),
+      roomy(text("Task", (task) => task.task)),
       inFleet(dumpColumn((task) => task.dump)),
     ),
   });
@@ -190,7 +193,7 @@ function figuresTable(caption, label, field, items) {
         ),
       ),
       figure("Dumps", (row) => row.dumps),
-      field === "host" ? null : figure("Hosts", (row) => row.hosts),
+      field === "host" ? null : ofHosts(figure("Hosts", (row) => row.hosts)),
       figure("Failed", (row) => row.failed),
       figure("Stalled", (row) => row.stalled),
       figure("Tasks", (row) => row.tasks),
@@ -217,7 +220,7 @@ function functionsTable() {
       wide(text("Function", (row) => row.function, stacksLink("in"))),
       figure("Unreliable tasks", (row) => row.tasks),
       inFleet(figure("Dumps", (row) => row.dumps)),
-      inFleet(figure("Hosts", (row) => row.hosts)),
+      ofHosts(figure("Hosts", (row) => row.hosts)),
     ),
   });
 }
@@ -244,11 +247,11 @@ function newTables() {
       items: data.new[kind],
       search: searchBy(field),
       first: 20,
-      columns: [
+      columns: columns(
         wide(text(heading, (row) => row.key, show)),
         figure("Dumps", (row) => row.dumps),
-        figure("Hosts", (row) => row.hosts),
-      ],
+        ofHosts(figure("Hosts", (row) => row.hosts)),
+      ),
     }),
   }));
 }

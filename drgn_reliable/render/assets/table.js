@@ -5,8 +5,8 @@ const collator = new Intl.Collator("en", { numeric: true });
 const STEP = 200; // rows that "show more" adds
 
 /**
- * columns: { label, value(item), cell(value, item), numeric, wide }; rows are sorted by the value,
- *     which may be null, and the cell is what is shown of it.
+ * columns: { label, value(item), cell(value, item), numeric, room }; rows are sorted by the value,
+ *     which may be null, and the cell is what is shown of it; names need room.
  * search: the item's entry for the filter, or null for a table that is not filtered.
  * details: what an opened row shows, or null; then the first column's cell is the row's button.
  * pressed(item, open): called when a row's button was pressed.
@@ -173,8 +173,8 @@ class Table {
   }
 }
 
-function classOf(column) {
-  return [column.numeric ? "number" : "", column.wide ? "wide" : ""].join(" ").trim() || null;
+function classOf({ numeric, room = null }) {
+  return numeric ? "number" : room;
 }
 
 /** Nothing comes last in both directions. */
