@@ -123,6 +123,7 @@ def test_a_sound_dump_says_how_far_it_is() -> None:
     assert [each.stage for each in said] == [
         "opening",
         "looking for debug information",
+        "symbols and types",
         "walking",
         "livepatches and facts",
     ]

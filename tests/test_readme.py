@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SHOWN = re.findall(
-    r"^```\n\$ drgn-reliable (.*)\n(.*?)^```$",
+    r"^```\n\$ drgn-reliable ([^\n]*)\n(.*?)^```$",
     (ROOT / "README.md").read_text(),
     re.MULTILINE | re.DOTALL,
 )
@@ -24,17 +24,32 @@ def test_there_are_some() -> None:
     assert SHOWN
 
 
-@pytest.mark.parametrize(("command", "shown"), SHOWN, ids=[command for command, _ in SHOWN])
-def test_the_output_is_real(command: str, shown: str) -> None:
-    """Every line is there, in that order; nothing is left out but where three dots say so."""
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the dumps, in which the fleet was scanned."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "vmcores").symlink_to(ROOT / "vmcores")
+    (scan,) = (command for command, _ in SHOWN if command.startswith("fleet scan"))
+    run(scan, folder)
+    return folder
+
+
+def run(command: str, folder: Path) -> str:
+    """What a command prints."""
     done = subprocess.run(
         [sys.executable, "-m", "drgn_reliable", *shlex.split(command)],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        cwd=folder,
         timeout=120,
     )
-    at, printed = 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN, ids=[command for command, _ in SHOWN])
+def test_the_output_is_real(command: str, shown: str, place: Path) -> None:
+    """Every line is there, in that order; nothing is left out but where three dots say so."""
+    at, printed = 0, run(command, place)
     for part in shown.split("...\n"):
         found = printed.find(part, at)
         assert found >= at, part

@@ -166,6 +166,7 @@ def _scan(order: Order, say: Say) -> Record:
     say(Said(stage="opening"))
     searching = order.rung != "BTF"
     prog = open_dump(order.dump, choose, watch, order.vmcoreinfo, searching)
+    say(Said(stage="symbols and types"))
     kernel = Kernel(prog)
     say(Said(stage="walking", debug=kernel.has_debug_information))
     scanner, reports = Scanner(kernel), {}

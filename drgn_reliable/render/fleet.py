@@ -153,7 +153,7 @@ def _write_blocking(data: Mapping[str, Any], out: TextIO) -> None:
             line["dumps"],
             line["hosts"],
             line["tasks"],
-            _shortened(line["host_names"]),
+            _shortened(line["host_names"] or [f"dump {each}" for each in line["dump_ids"]]),
         )
         for line in data["blocking"][:_LINES]
     ]
