@@ -208,6 +208,20 @@ def test_an_interrupted_scan_ends_at_once_and_says_so(
         assert db.execute("SELECT count(*) FROM place").fetchone() == (1,)
 
 
+@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="a file of root's")
+def test_a_file_that_never_ends_holds_up_nothing(tmp_path: Path) -> None:
+    """Reading it blocks, as a server's file system does that does not answer: neither the dumps
+    beside it wait for it, nor the end of the scan."""
+    paths = ["/proc/kmsg", "/proc/../proc/kmsg", *SOUND[:2]]
+    done = run_fleet("scan", *paths, "--store", tmp_path / "fleet.db", "--timeout", 5, "--jobs", 1)
+    assert done.returncode == 3, done.stderr
+    assert "/proc/kmsg: timeout: reading the file: no answer within 5 s" in done.stdout
+    assert "3 dumps: 3 scanned" in done.stdout
+    with Store(str(tmp_path / "fleet.db")) as store:
+        rows = store.db.execute("SELECT status, count(*) FROM current GROUP BY 1").fetchall()
+    assert rows == [("failed", 1), ("whole", 2)]
+
+
 # What is scanned again -----------------------------------------------------------------------
 
 

@@ -70,11 +70,7 @@ class Engine:
         :param worker: the machine that has to do it; None for any.
         :raises UsageError: if there is no such machine.
         """
-        if worker is not None:
-            raise UsageError(
-                f"worker {worker}: only --engine dask sends work to certain machines; leave it "
-                "out of the manifest"
-            )
+        _no_worker(worker)
         return self._executor.submit(function, *args, **kwargs)
 
     def scan(self, worker: str | None, job: Job, limits: Limits) -> Future[Record]:
@@ -95,8 +91,19 @@ class Engine:
         self._executor.shutdown()
 
 
+def _no_worker(worker: str | None) -> None:
+    if worker is not None:
+        raise UsageError(
+            f"worker {worker}: only --engine dask sends work to certain machines; leave it out of "
+            "the manifest"
+        )
+
+
 class LocalEngine(Engine):
     """Processes of this machine, each watched by a thread.
+
+    What else reads files has a thread of its own each time: a file system that does not answer
+    must neither keep one of those from its work nor this process from its end.
 
     :param jobs: how many at a time.
     """
@@ -107,9 +114,27 @@ class LocalEngine(Engine):
         super().__init__(ThreadPoolExecutor(jobs, thread_name_prefix="worker"), jobs)
         self._stopped = threading.Event()
 
+    def submit(
+        self, worker: str | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> Future[T]:
+        """Have a function called in a thread that nobody waits for at the end."""
+        _no_worker(worker)
+        future: Future[T] = Future()
+
+        def call() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(function(*args, **kwargs))
+                except BaseException as e:
+                    future.set_exception(e)
+
+        threading.Thread(target=call, daemon=True).start()
+        return future
+
     def scan(self, worker: str | None, job: Job, limits: Limits) -> Future[Record]:
         """Have a dump scanned."""
-        return self.submit(worker, self._scan, job, limits)
+        _no_worker(worker)
+        return self._executor.submit(self._scan, job, limits)
 
     def _scan(self, job: Job, limits: Limits) -> Record:
         name = threading.current_thread().name

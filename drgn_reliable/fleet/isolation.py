@@ -37,6 +37,8 @@ _LOOK_EVERY = 0.2
 """Seconds between looks at the clock and whether to stop."""
 _ANYWHERE = ("memory", "defect")
 """Outcomes that say too little without the stage at which they came."""
+_KILL_SECONDS = 5
+"""How long a process may take to die."""
 _OUTPUT_KEPT = 4000
 """Bytes from the end of what a failed process printed."""
 _ANSWER_LIMIT = 1 << 30
@@ -163,11 +165,12 @@ class _Child:
         return said
 
     def end(self) -> None:
-        """Leave nothing of it."""
+        """Leave nothing of it, unless the kernel itself cannot get it out of a file system."""
         os.close(self.pipe)
         if self.status is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        while self.status is None:
+        deadline = time.monotonic() + _KILL_SECONDS
+        while self.status is None and time.monotonic() < deadline:
             time.sleep(0.001)
 
 

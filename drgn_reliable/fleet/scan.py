@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from drgn_reliable.fleet.engines import Engine, EngineLost
@@ -98,6 +98,8 @@ class _Work:
 
     places: list[Place]
     known: Identity | None = None
+    since: float = field(default_factory=time.monotonic)
+    """When it was begun to identify it."""
     identity: Identity | None = None
     options: str = ""
 
@@ -190,9 +192,19 @@ class _Scan:
         self._pass_on_heard()
         for identified in [future for future in self._identifying if future.done()]:
             self._identified(self._identifying.pop(identified), identified)
+        self._leave_overdue()
         for scanned in [future for future in self._scanning if future.done()]:
             self._scanned(self._scanning.pop(scanned), scanned)
         self._engine.check()
+
+    def _leave_overdue(self) -> None:
+        """Give up files that a file system does not give."""
+        before = time.monotonic() - self._limits.seconds
+        for future in [f for f, work in self._identifying.items() if work.since < before]:
+            work = self._identifying.pop(future)
+            future.cancel()
+            detail = f"reading the file: no answer within {self._limits.seconds:g} s"
+            self._keep(work, Record(status="failed", cause="timeout", detail=detail))
 
     def _pass_on_heard(self) -> None:
         while not self._engine.heard.empty():
