@@ -276,13 +276,13 @@ def changed(report: Report, **totals: Any) -> Report:
 HEADLINES = {
     "a function that blocks": (
         FLEET,
-        "2 of 6 dumps have a stalled livepatch transition: eventfd_read blocks klp_fix on 2 hosts, "
-        "and there is 1 more cause.",
+        "2 of 6 dumps have a stalled livepatch transition: eventfd_read blocks klp_fix on web-1, "
+        "web-2, and there is 1 more cause.",
     ),
     "an unreliable stack that blocks": (
         FLEET | {"blocking": FLEET["blocking"][1:]},
         "2 of 6 dumps have a stalled livepatch transition: unreliable stacks (bpf-no-unwind-data) "
-        "block klp_fix on 1 host.",
+        "block klp_fix on web-1.",
     ),
     "tasks on a CPU, of no host": (
         FLEET | {"blocking": [{**FLEET["blocking"][1], "decision": "running", "hosts": 0}]},
@@ -419,7 +419,7 @@ def test_a_link_that_is_followed_while_typing(page: Browser) -> None:
     page.js(
         "const input = document.getElementById('filter'); input.value = 'syscall';"
         "input.dispatchEvent(new Event('input'));"
-        "document.querySelector('#section-blocking a').click()"
+        """document.querySelector('#section-blocking a[href^="#group"]').click()"""
     )
     page.driver.execute_async_script("setTimeout(arguments[0], 200)")
     assert page.fragment() == "#group-1?filter=syscall"

@@ -43,8 +43,8 @@ const releaseLink = (release) => dumpsLink("release", release);
 const labelLink = (label) => dumpsLink("label", label);
 
 /** The first few, and how many more there are. */
-function fewOf(all, most, show) {
-  const rest = all.length - most;
+function fewOf(all, most, show, count = all.length) {
+  const rest = count - most;
   const shown = joined(all.slice(0, most).map(show));
   return rest > 0 ? [...shown, ` and ${number(rest)} more`] : shown;
 }
@@ -123,7 +123,15 @@ function blockingTable() {
       ),
       figure("Tasks", (row) => row.tasks),
       inFleet(figure("Dumps", (row) => row.dumps)),
-      ofHosts(figure("Hosts", (row) => row.hosts)),
+      ofHosts(
+        roomy(
+          text(
+            "Hosts",
+            (row) => row.hosts,
+            (_, row) => fewOf(row.host_names, FEW, hostLink, row.hosts),
+          ),
+        ),
+      ),
       wide(
         text(
           "Stacks",

@@ -5,9 +5,16 @@ const { totals } = data;
 
 const verb = (value, one, more) => (value === 1 ? one : more);
 
-/** "eventfd_read blocks klp_fix on 2 hosts". */
+/** Where a row of the blocking table is: hosts by their names, if they are few. */
+function whereBlocked(row) {
+  if (!row.hosts) return ` in ${count(row.dumps, "dump")}`;
+  if (row.hosts > FEW) return ` on ${count(row.hosts, "host")}`;
+  return [" on ", joined(row.host_names.map(hostLink))];
+}
+
+/** "eventfd_read blocks klp_fix on web1, web2". */
 function whatBlocks(row) {
-  const where = row.hosts ? ` on ${count(row.hosts, "host")}` : ` in ${count(row.dumps, "dump")}`;
+  const where = whereBlocked(row);
   const what = [nameOf(row.patch), ofFleet ? where : ` (${count(row.tasks, "task")})`];
   if (row.decision === "sleeping" && row.function) return [nameOf(row.function), " blocks ", what];
   const reason = row.reason ? [" (", reasonLink(row.reason), ")"] : [];
