@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def reason(id: str) -> dict[str, Any]:
 
 
 def attempt(
-    rung: str, outcome: str, detail: str, seconds: float, output: str = ""
+    rung: str, outcome: str, detail: str, seconds: float, output: Sequence[str] = ()
 ) -> dict[str, Any]:
     """An attempt to scan a dump."""
     return {
@@ -42,7 +42,7 @@ def attempt(
         "detail": detail,
         "seconds": seconds,
         "memory": 90 << 20,
-        "output": output,
+        "output": list(output),
     }
 
 
@@ -127,7 +127,7 @@ def fleet() -> Report:
             release=None, architecture=None, unwinder=None, seconds=90.0,
             attempts=[
                 attempt("debug information", "timeout", "killed", 60.0),
-                attempt("BTF", "crash", "signal 11", 30.0, "Segmentation fault"),
+                attempt("BTF", "crash", "signal 11", 30.0, ["Segmentation fault", "core"]),
             ],
         ),
         dump(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from drgn_reliable.errors import UsageError
@@ -60,11 +61,18 @@ def changes_since(store: Store, since: str) -> Changes:
     :param since: the number of a scan, or a date or time (ISO 8601, UTC).
     :raises UsageError: if it is neither, or there was no scan then or since.
     """
-    condition, value = "started >= ?", since.replace(" ", "T")
+    condition, value = "started >= ?", since
     if re.fullmatch(r"[0-9]{1,15}", since):
         condition = "id >= CAST(? AS INTEGER)"
-    elif not re.fullmatch(r"\d{4}-\d\d-\d\d([T ][\d:]+)?", since):
-        raise UsageError(f"--since {since}: neither the number of a scan nor a date (2026-11-21)")
+    else:
+        try:
+            if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:]+)?", since):
+                raise ValueError
+            value = datetime.fromisoformat(since).isoformat()
+        except ValueError as e:
+            raise UsageError(
+                f"--since {since}: neither the number of a scan nor a date (2026-11-21)"
+            ) from e
     first = store.db.execute(f"SELECT min(id) FROM scan WHERE {condition}", (value,)).fetchone()[0]
     if first is None:
         raise UsageError(f"--since {since}: no scan was made then or since; `fleet query "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import re
 import resource
 import signal
 import time
@@ -43,6 +44,8 @@ __all__ = ("Order", "Rung", "Said", "run", "said_of")
 _SAY_EVERY = 0.3
 """Seconds."""
 _PR_SET_PDEATHSIG = 1
+_NUL = re.compile(rb"(?<!\\)(\\\\)*\\u0000")
+"""In JSON."""
 
 Rung = str
 """``debug information``, ``BTF`` or ``headers``."""
@@ -89,10 +92,14 @@ def said_of(line: bytes) -> Said:
     :raises BadRecord: if it is none that this process writes: what has read a damaged dump is not
         trusted.
     """
+    if _NUL.search(line):
+        raise BadRecord("it has a NUL")
     try:
         said = msgspec.json.decode(line, type=Said)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise BadRecord(str(e)) from e
+    if (said.outcome in ("scanned", "read")) is not (said.record is not None):
+        raise BadRecord(f"{said.outcome or 'no outcome'} and {'a' if said.record else 'no'} record")
     if said.record:
         said.record.check()
     return said

@@ -66,10 +66,10 @@ ORDER BY hosts DESC, dumps DESC, tasks DESC, blocking.patch, blocking.function""
         """
 SELECT transition.dump, transition.patch, transition.target, transition.pending,
        transition.switched, transition.attempts, transition.seconds, transition.stalled,
-       sum(pending.decision = 'sleeping') AS sleeping,
-       sum(pending.decision = 'unreliable') AS unreliable,
-       sum(pending.decision = 'running') AS running,
-       sum(pending.decision = 'would-switch') AS would_switch
+       count(CASE pending.decision WHEN 'sleeping' THEN 1 END) AS sleeping,
+       count(CASE pending.decision WHEN 'unreliable' THEN 1 END) AS unreliable,
+       count(CASE pending.decision WHEN 'running' THEN 1 END) AS running,
+       count(CASE pending.decision WHEN 'would-switch' THEN 1 END) AS would_switch
 FROM transition JOIN current ON current.id = transition.dump
 LEFT JOIN task ON task.dump = transition.dump
 LEFT JOIN pending ON pending.task = task.id
@@ -178,7 +178,7 @@ def ask(store: Store, question: str, seconds: float = 60) -> Answer:
     store.db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
     try:
         return _answer(store, question)
-    except (sqlite3.Error, sqlite3.Warning) as e:
+    except (sqlite3.Error, sqlite3.Warning, UnicodeError) as e:
         late = time.monotonic() > deadline
         why = f"no answer within {seconds:g} s" if late else e
         known = ", ".join(QUESTIONS)

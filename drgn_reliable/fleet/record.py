@@ -20,7 +20,15 @@ import msgspec
 from drgn_reliable.advice import advice_for
 from drgn_reliable.judge import refusal
 from drgn_reliable.livepatch import LivepatchReport, PendingTask, Transition
-from drgn_reliable.model import CodeRole, DumpReport, Frame, TaskReport
+from drgn_reliable.model import (
+    CodeRole,
+    DumpReport,
+    Frame,
+    KernelVerdict,
+    ProofVerdict,
+    TaskReport,
+)
+from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.waiting import channel_of
 
 __all__ = (
@@ -40,8 +48,14 @@ __all__ = (
 )
 
 _SUFFIX = re.compile(r"\.(isra|constprop|part|cold|llvm|lto_priv)\b.*$")
+_BPF_TRAMPOLINE = re.compile(r"^bpf_trampoline_[0-9]+$")
+"""Its number is that of a type in the kernel's BTF, another in each build."""
 Integer = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 """As SQLite has them."""
+
+
+_KERNEL = {verdict.value for verdict in KernelVerdict}
+_PROOF = {verdict.value for verdict in ProofVerdict}
 
 
 class BadRecord(ValueError):
@@ -200,12 +214,24 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
         :raises BadRecord: if not.
         """
+        if self.status not in ("whole", "incomplete", "failed"):
+            raise BadRecord(f"its status is {self.status!r}")
+        for stack in self.stacks:
+            if stack != _stack_of(stack.frames):
+                raise BadRecord("the hashes of a stack are not its frames'")
         for task in self.tasks:
+            if task.kernel not in _KERNEL or task.proof not in _PROOF:
+                raise BadRecord(f"a task is {task.kernel!r} and {task.proof!r}")
+            for reason in task.reasons:
+                if reason.id not in CATALOGUE:
+                    raise BadRecord(f"a task has the reason {reason.id!r}")
             if not 0 <= task.stack < len(self.stacks):
                 raise BadRecord(f"a task has stack {task.stack} of {len(self.stacks)}")
         for pending in self.pending:
             if not 0 <= pending.task < len(self.tasks):
                 raise BadRecord(f"a pending task is {pending.task} of {len(self.tasks)}")
+        if len({pending.task for pending in self.pending}) < len(self.pending):
+            raise BadRecord("a task is pending twice")
 
 
 @lru_cache(1 << 16)
@@ -236,7 +262,7 @@ def normal_name(symbol: str) -> str:
     >>> normal_name("el0_svc_common.constprop.0"), normal_name("do_wait.part.0.isra.0.cold")
     ('el0_svc_common', 'do_wait')
     """
-    return _SUFFIX.sub("", symbol)
+    return _BPF_TRAMPOLINE.sub("bpf_trampoline", _SUFFIX.sub("", symbol))
 
 
 class _Stacks:
@@ -264,7 +290,12 @@ class _Stacks:
 
 
 def _stack_record(frames: Iterable[Frame]) -> StackRecord:
-    records = tuple(_frame_record(frame) for frame in frames)
+    return _stack_of(tuple(_frame_record(frame) for frame in frames))
+
+
+def _stack_of(records: tuple[FrameRecord, ...]) -> StackRecord:
+    if any(record.symbol is None and record.address is None for record in records):
+        raise BadRecord("a frame has neither a name nor an address")
     return StackRecord(
         _hash(tuple(record) for record in records),
         _hash(
@@ -307,7 +338,7 @@ def _task_record(report: TaskReport, stacks: _Stacks) -> TaskRecord:
         report.kernel.errno,
         report.proof.verdict.value,
         stacks.index(report.frames),
-        _clean_or_none(channel_of(report)),
+        _clean_or_none(normal_name(channel_of(report))),
         tuple(
             ReasonRecord(reason.id, reason.frame, _clean(reason.detail), reason is first)
             for reason in report.reasons

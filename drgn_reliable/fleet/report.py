@@ -34,6 +34,12 @@ def fleet_report(
     :param changes: what is new since an earlier scan.
     :param one_dump: whether the store was made for a single dump, all of whose tasks are wanted.
     """
+    # All of one moment, whatever is being added.
+    with store.reading():
+        return _report(store, title, changes, one_dump)
+
+
+def _report(store: Store, title: str, changes: Changes | None, one_dump: bool) -> dict[str, Any]:
     report = _Report(store, None if one_dump else _MEMBERS)
     return {
         "schema": SCHEMA,
@@ -132,7 +138,7 @@ class _Report:
         advice: dict[int, list[str]] = defaultdict(list)
         for dump, text in self._rows(
             "SELECT task.dump, advice_text FROM pending JOIN current_task AS task "
-            "ON task.id = pending.task GROUP BY 1, 2 ORDER BY 1, count(*) DESC"
+            "ON task.id = pending.task GROUP BY 1, 2 ORDER BY 1, count(*) DESC, min(task.id)"
         ):
             advice[dump].append(text)
         return [
@@ -241,12 +247,15 @@ class _Report:
         for dump, *attempt in self._rows(
             f"SELECT dump, {', '.join(names)} FROM attempt ORDER BY dump, number"
         ):
-            found[dump].append(dict(zip(names, attempt, strict=True)))
+            told = dict(zip(names, attempt, strict=True))
+            found[dump].append({**told, "output": told["output"].splitlines()})
         return found
 
     def new(self, changes: Changes) -> dict[str, Any]:
         """What is new, with the groups of new stacks."""
-        of_stack = {group.normalised: index for index, group in enumerate(self.groups)}
+        of_stack: dict[str, int] = {}
+        for index, group in enumerate(self.groups):
+            of_stack.setdefault(group.normalised, index)  # the most important of them
         return changes.data(
             lambda stack: of_stack[stack] + 1 if of_stack.get(stack, _GROUPS) < _GROUPS else None
         )
@@ -258,5 +267,5 @@ def by_release(release: str) -> list[tuple[int, str]]:
     >>> sorted(["6.12.9", "6.12.10", "6.1.0-50"], key=by_release)
     ['6.1.0-50', '6.12.9', '6.12.10']
     """
-    parts = re.findall(r"\d+|\D+", release)
-    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
+    parts = re.findall(r"[0-9]{1,18}|[^0-9]+", release)
+    return [(int(part), "") if part[0] in "0123456789" else (0, part) for part in parts]

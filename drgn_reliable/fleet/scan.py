@@ -6,6 +6,7 @@ One thread does all of this and alone writes to the store; the scanning itself i
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -147,14 +148,18 @@ class _Scan:
 
     def _locate(self, sources: Sequence[Source]) -> list[Place]:
         """All dumps of all sources; a file that two of them hold is the first one's."""
-        futures = [self._engine.submit(source.worker, find, source.path) for source in sources]
+        # Whoever opens and closes a file of the store gives up the store's locks.
+        store = os.path.realpath(self._store.path)
+        own = tuple(store + end for end in ("", "-wal", "-shm", "-journal"))
+        futures = [self._engine.submit(source.worker, find, source.path, own) for source in sources]
         self._wait(futures)
         places: dict[tuple[str | None, str], Place] = {}
         for source, future in zip(sources, futures, strict=True):
             found = future.result()
             for path in found.dumps:
                 places.setdefault((source.worker, path), Place(path, source))
-            self._store.pass_over(self._tally.scan, found.passed_over)
+            passed = [(Place(path, source).name, why) for path, why in found.passed_over]
+            self._store.pass_over(self._tally.scan, passed)
             self._tally.passed_over += len(found.passed_over)
         return list(places.values())
 

@@ -9,16 +9,18 @@ file that is named itself always counts.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+import yaml
 
 from drgn_reliable.errors import UsageError
 from drgn_reliable.files import foreign
@@ -75,15 +77,15 @@ class Found(NamedTuple):
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     path: str
     host: str | None = None
-    labels: dict[str, str | int | float | bool] = {}
+    labels: dict[str, str] = {}
     symbols: list[str] = []
     vmcoreinfo: str | None = None
     worker: str | None = None
 
 
 class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
-    dumps: list[_Entry]
-    labels: dict[str, str | int | float | bool] = {}
+    dumps: Annotated[list[_Entry], msgspec.Meta(min_length=1)]
+    labels: dict[str, str] = {}
     symbols: list[str] = []
 
 
@@ -114,10 +116,12 @@ def _absolute(path: str) -> str:
 def _of_manifest(path: str, symbols: tuple[str, ...]) -> Iterator[Source]:
     try:
         with open(path, "rb") as file:
-            manifest = msgspec.yaml.decode(file.read(), type=_Manifest)
+            # Scalars as they are written: 6.10 is no number, and yes is a word.
+            plain = yaml.load(file.read(), yaml.BaseLoader)
+        manifest = msgspec.convert(plain, _Manifest)
     except OSError as e:
         raise UsageError(f"{path}: the manifest cannot be read ({e.strerror})") from e
-    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+    except (msgspec.ValidationError, yaml.YAMLError, UnicodeError, RecursionError) as e:
         line = " ".join(str(e).split())
         raise UsageError(f"{path}: not a manifest ({line})") from e
     folder = os.path.dirname(_absolute(path))
@@ -128,24 +132,34 @@ def _of_manifest(path: str, symbols: tuple[str, ...]) -> Iterator[Source]:
     for entry in manifest.dumps:
         own = tuple(absolute(name) for name in [*manifest.symbols, *entry.symbols])
         for name in own if entry.worker is None else ():
+            _check(path, "symbols", name)
             build_id_of(name)
+        info = entry.vmcoreinfo and absolute(entry.vmcoreinfo)
+        if info and entry.worker is None:
+            _check(path, "vmcoreinfo", info)
         yield Source(
             absolute(entry.path),
-            entry.host,
-            {name: str(value) for name, value in {**manifest.labels, **entry.labels}.items()},
+            entry.host or None,
+            {**manifest.labels, **entry.labels},
             symbols + own,
-            entry.vmcoreinfo and absolute(entry.vmcoreinfo),
+            info,
             entry.worker,
         )
 
 
-def find(path: str) -> Found:
+def _check(manifest: str, member: str, file: str) -> None:
+    if not os.path.isfile(file):
+        raise UsageError(f"{manifest}: {member} {file}: no such file")
+
+
+def find(path: str, avoid: Container[str] = ()) -> Found:
     """The dumps at a path, each once, in the order of their names.
 
+    :param avoid: real paths of files that must not even be opened.
     :raises UsageError: if there is nothing at all.
     """
     if os.path.isdir(path):
-        return _of_files(_walk(path))
+        return _of_files(_walk(path), avoid)
     if os.path.lexists(path):
         if not os.path.isfile(path):
             raise UsageError(f"{path}: is not a file; name a vmcore, a directory or a pattern")
@@ -153,10 +167,25 @@ def find(path: str) -> Found:
     if not glob.has_magic(path):
         raise UsageError(f"{path}: does not exist; name a vmcore, a directory, a pattern or a "
                          "manifest")  # fmt: skip
-    matches = sorted(glob.glob(path, recursive=True))
+    matches = sorted(_matches(path))
     if not matches:
         raise UsageError(f"{path}: no file fits this pattern")
-    return _of_files((each, "") for match in matches for each, _ in _each(match))
+    return _of_files((found for match in matches for found in _each(match)), avoid)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """What fits a pattern; ``**`` does not follow links to directories, as glob's own does."""
+    before, recursive, after = pattern.partition(f"{os.sep}**")
+    if not recursive or after[:1] not in ("", os.sep):
+        yield from glob.iglob(pattern)
+        return
+    for top in glob.iglob(before or os.sep):
+        if not after:
+            yield top
+            continue
+        for here, folders, _ in os.walk(top):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from _matches(glob.escape(here) + after)
 
 
 def _each(path: str) -> Iterator[tuple[str, str]]:
@@ -175,12 +204,12 @@ def _walk(folder: str) -> Iterator[tuple[str, str]]:
         yield str(error.filename), f"a directory that may not be read ({error.strerror})"
 
 
-def _of_files(files: Iterable[tuple[str, str]]) -> Found:
+def _of_files(files: Iterable[tuple[str, str]], avoid: Container[str]) -> Found:
     found = Found([], [])
     seen: set[str] = set()
     for path, wrong in files:
         real = os.path.realpath(path)
-        if real in seen:
+        if real in seen or real in avoid:
             continue
         seen.add(real)
         why = wrong or _no_dump(path)
@@ -205,6 +234,8 @@ def _no_dump(path: str) -> str:
                     start = unpacked.read(_START)
     except FileNotFoundError:
         return "a link that leads nowhere"
+    except OSError as e:
+        return "a link that leads nowhere" if e.errno == errno.ELOOP else ""
     except Exception:  # unreadable or damaged: the scan says how, in a process of its own
         return ""
     if start.startswith((KDUMP_SIGNATURE, FLATTENED_SIGNATURE)) or foreign.may_be_memory(start):

@@ -73,6 +73,7 @@ class Store:
     def __init__(self, path: str, write: bool = False) -> None:
         self.path = path
         self._lock: int | None = None
+        self._logged = False
         try:
             self._open(write)
         except sqlite3.Error as e:
@@ -86,12 +87,11 @@ class Store:
         memory = self.path == ":memory:"
         if not memory:
             self._check_file(write)
-        where = self.path if memory else f"file:{quote(self.path)}?mode={'rwc' if write else 'ro'}"
+        name = quote(os.fsencode(self.path))
+        where = self.path if memory else f"file:{name}?mode={'rwc' if write else 'ro'}"
         self.db = sqlite3.connect(where, uri=not memory, isolation_level=None)
         self.db.execute("PRAGMA foreign_keys = ON")
         self.db.execute("PRAGMA busy_timeout = 30000")
-        if write and not memory:
-            self.db.execute("PRAGMA journal_mode = WAL")
         application, version = (
             self.db.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("application_id", "user_version")
@@ -106,6 +106,11 @@ class Store:
                 f"{self.path}: a store of version {version}, and this program knows version "
                 f"{SCHEMA_VERSION}; scan into a new file"
             )
+        if write and not memory:
+            # Not before it is known to be a store, and the schema in the file itself: a copy of
+            # it alone is one, too.
+            self.db.execute("PRAGMA journal_mode = WAL")
+            self._logged = True
 
     def _check_file(self, write: bool) -> None:
         if not write:
@@ -131,8 +136,9 @@ class Store:
     def close(self) -> None:
         """Close it, as one file if nobody else reads."""
         if hasattr(self, "db"):
-            if self._lock is not None:
+            if self._logged:
                 with suppress(sqlite3.Error):
+                    self.db.execute("PRAGMA wal_checkpoint")  # all that a reader leaves room for
                     self.db.execute("PRAGMA journal_mode = DELETE")
             self.db.close()
         if self._lock is not None:
@@ -155,6 +161,15 @@ class Store:
             raise
         self.db.execute("COMMIT")
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """See everything as it is now, whatever others write meanwhile."""
+        self.db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.db.execute("ROLLBACK")
+
     # Scans ----------------------------------------------------------------------------------
 
     def begin_scan(self) -> int:
@@ -162,6 +177,9 @@ class Store:
         with self._transaction():
             # Whoever wrote before is gone: this store is ours alone.
             self.db.execute("UPDATE scan SET state = 'interrupted' WHERE state = 'running'")
+            self.db.execute(
+                "DELETE FROM dump WHERE identity IS NULL AND id NOT IN (SELECT dump FROM place)"
+            )
             self._write_catalogue()
             return self._insert("scan", started=_now(), state="running", version=VERSION)
 
@@ -356,12 +374,11 @@ class Store:
                 self.db.execute("DELETE FROM dump WHERE id = ? AND identity IS NULL", before)
 
     def pass_over(self, scan: int, files: Iterable[tuple[str, str]]) -> None:
-        """Note files that are no dumps."""
+        """Note files that are no dumps, or not any more."""
+        rows = [(text_of_path(path), scan, why) for path, why in files]
         with self._transaction():
-            self.db.executemany(
-                "INSERT OR REPLACE INTO passed_over VALUES (?, ?, ?)",
-                [(text_of_path(path), scan, why) for path, why in files],
-            )
+            self.db.executemany("INSERT OR REPLACE INTO passed_over VALUES (?, ?, ?)", rows)
+            self.db.executemany("DELETE FROM place WHERE path = ?", [row[:1] for row in rows])
 
     # Rows -----------------------------------------------------------------------------------
 

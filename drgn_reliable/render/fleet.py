@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
@@ -44,7 +45,7 @@ def _cell(value: object) -> str:
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[object]], out: TextIO) -> None:
     table = [[_cell(value) for value in row] for row in rows]
-    headers = [column.upper().replace("_", " ") for column in columns]
+    headers = [visible(column).upper().replace("_", " ") for column in columns]
     out.write(tabulate(table, headers, tablefmt="plain", disable_numparse=True) + "\n")
 
 
@@ -59,7 +60,7 @@ def _as_table(found: Answer, out: TextIO) -> None:
 
 def _as_csv(found: Answer, out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(found.columns)
+    writer.writerow([_inert(column) for column in found.columns])
     writer.writerows([_inert(value) for value in row] for row in found.rows)
 
 
@@ -76,12 +77,15 @@ def _inert(value: object) -> object:
 
 
 def _as_json(found: Answer, out: TextIO) -> None:
-    json.dump(list(found.dicts()), out, indent=1, default=_text_of_bytes)
+    rows = [{name: _as_json_has_it(each) for name, each in row.items()} for row in found.dicts()]
+    json.dump(rows, out, indent=1)
     out.write("\n")
 
 
-def _text_of_bytes(value: object) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
+def _as_json_has_it(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.hex() if isinstance(value, bytes) else value
 
 
 ANSWER_FORMATS: dict[str, Callable[[Answer, TextIO], None]] = {
@@ -153,7 +157,9 @@ def _write_blocking(data: Mapping[str, Any], out: TextIO) -> None:
             line["dumps"],
             line["hosts"],
             line["tasks"],
-            _shortened(line["host_names"] or [f"dump {each}" for each in line["dump_ids"]]),
+            _shortened(line["host_names"], line["hosts"])
+            if line["hosts"]
+            else _shortened([f"dump {each}" for each in line["dump_ids"]], line["dumps"]),
         )
         for line in data["blocking"][:_LINES]
     ]
@@ -170,8 +176,13 @@ def _what_blocks(line: Mapping[str, Any]) -> str:
     return f"{line['function']}{module}"
 
 
-def _shortened(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "-"
+def _shortened(names: list[str], count: int | None = None) -> str:
+    """The first of some names.
+
+    :param count: how many there are, if these are not all.
+    """
+    more = (len(names) if count is None else count) - 4
+    return ", ".join(names[:4]) + (f" and {more} more" if more > 0 else "") or "-"
 
 
 def _write_more(count: int, out: TextIO) -> None:
@@ -190,8 +201,11 @@ def _write_failed(data: Mapping[str, Any], out: TextIO) -> None:
 
 def failed_line(path: str, cause: str, detail: str) -> str:
     """A dump that could not be scanned, in a line or more."""
-    text = f"{visible(path)}: {cause}: {visible(detail)}"
-    return textwrap.fill(text, _WIDTH, subsequent_indent="    ", break_long_words=False) + "\n"
+    text = f"{visible(path)}: {visible(cause)}: {visible(detail)}"
+    lines = textwrap.wrap(
+        text, _WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines) + "\n"
 
 
 def _write_part(data: Mapping[str, Any], name: str, columns: tuple[str, ...], out: TextIO) -> None:

@@ -186,7 +186,8 @@ function attemptsOf(dump) {
 function attemptLine({ rung, outcome, detail, seconds, memory, output }) {
   const why = detail ? [", ", nameOf(detail)] : [];
   const used = memory ? `${duration(seconds)}, ${size(memory)}` : duration(seconds);
-  const said = output ? make("p", { class: "output" }, nameOf(output)) : null;
+  const lines = output.map((line) => make("li", {}, nameOf(line)));
+  const said = lines.length ? make("ul", { class: "output" }, lines) : null;
   return [make("b", {}, nameOf(rung)), ": ", nameOf(outcome), why, ` (${used})`, said];
 }
 
