@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jsonschema
 
 from drgn_reliable.facts import kernel_facts
+from drgn_reliable.fleet.groups import all_stacks
 from drgn_reliable.fleet.identity import Identity, Stamp
 from drgn_reliable.fleet.isolation import Limits
 from drgn_reliable.fleet.questions import Answer
@@ -49,6 +50,7 @@ from drgn_reliable.model import (
     TaskKind,
     TaskReport,
 )
+from drgn_reliable.render.flames import Stack, write_stacks
 from drgn_reliable.render.fleet import write_answer, write_report
 from drgn_reliable.report import Scanner
 from tests.conftest import scan_dump
@@ -305,6 +307,13 @@ def reported(fleet: Fleet, **options: Any) -> dict[str, Any]:
 def shown(data: dict[str, Any], format: str = "table") -> str:
     out = io.StringIO()
     write_report(data, format, out)
+    return out.getvalue()
+
+
+def drawn(fleet: Fleet, format: str, name: str = "x") -> str:
+    """All stacks of a store, for a flame graph tool."""
+    out = io.StringIO()
+    write_stacks([Stack(*each) for each in all_stacks(fleet.store)], format, name, out)
     return out.getvalue()
 
 

@@ -19,11 +19,13 @@ from drgn_reliable.fleet.changes import changes_since
 from drgn_reliable.fleet.questions import QUESTIONS, Answer, answer, ask
 from drgn_reliable.fleet.scan import Tally
 from drgn_reliable.fleet.store import Store
+from drgn_reliable.render.flames import FLAMES
 from drgn_reliable.render.fleet import REPORT_FORMATS, write_questions, write_tally
 from tests.dumps import TRANSITIONS
 from tests.fleets import (
     Fleet,
     answered,
+    drawn,
     failed,
     fleet_of,
     fleet_of_dumps,
@@ -222,6 +224,12 @@ def test_no_text_of_others_moves_a_terminal_or_makes_a_line(format: str) -> None
     data = reported(made, changes=changes_since(made.store, "1"), title=f"title{HOSTILE_TEXT}")
     text = shown(data, format)
     assert all(each.isprintable() or each == "\n" for each in text)
+
+
+@pytest.mark.parametrize("format", FLAMES)
+def test_no_stack_moves_a_terminal_or_makes_a_line(format: str) -> None:
+    text = drawn(hostile(), format, f"name{HOSTILE_TEXT}")
+    assert all(each.isprintable() or each == "\n" for each in text)
     if format == "folded":
         assert re.fullmatch(r"(\S+ \d+\n){2}", text) and text.count(";") == 2
 
@@ -279,7 +287,7 @@ STACKS = [
 def test_folded_stacks() -> None:
     """The outermost first, the verdict last, and how many tasks; alike stacks in one line."""
     made = fleet_of(("a", record(*STACKS)), ("b", record(STACKS[0].replace("pipe", "tty"))))
-    assert shown(reported(made), "folded").splitlines() == [
+    assert drawn(made, "folded").splitlines() == [
         "[running] 1",
         "vfs_read;pipe_read;schedule;[reliable] 3",
         "vfs_read;tty_read;schedule;[reliable] 1",
@@ -308,9 +316,7 @@ def check_speedscope(document: dict[str, Any]) -> dict[str, int]:
 
 
 def test_speedscope_of_hand_made_stacks() -> None:
-    document = json.loads(
-        shown(reported(fleet_of(("a", record(*STACKS))), title="x"), "speedscope")
-    )
+    document = json.loads(drawn(fleet_of(("a", record(*STACKS))), "speedscope"))
     assert check_speedscope(document) == {"all": 5, "reliable": 3, "unreliable": 1, "running": 1}
     names = [frame["name"] for frame in document["shared"]["frames"]]
     unreliable = next(p for p in document["profiles"] if p["name"] == "unreliable")
@@ -321,12 +327,11 @@ def test_speedscope_of_hand_made_stacks() -> None:
 
 
 def test_flame_graphs_of_real_dumps_have_every_task(fleet: Fleet) -> None:
-    data = reported(fleet)
-    totals = data["totals"]
-    folded = shown(data, "folded").splitlines()
+    totals = reported(fleet)["totals"]
+    folded = drawn(fleet, "folded").splitlines()
     assert sum(int(line.rpartition(" ")[2]) for line in folded) == totals["tasks"]
     assert all(re.fullmatch(r".*\[(un)?reliable\] \d+|.*\[running\] \d+", line) for line in folded)
-    tasks = check_speedscope(json.loads(shown(data, "speedscope")))
+    tasks = check_speedscope(json.loads(drawn(fleet, "speedscope")))
     assert tasks.pop("all") == totals["tasks"]
     assert tasks == {verdict: count for verdict, count in totals["kernel"].items() if count}
 

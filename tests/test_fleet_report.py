@@ -4,6 +4,7 @@ each alone."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.dumps import TRANSITIONS
 from tests.fleets import (
     STRICT,
     Fleet,
+    drawn,
     failed,
     fleet_of,
     fleet_of_dumps,
@@ -232,8 +234,9 @@ def test_a_store_without_dumps_has_a_report() -> None:
     found = reported(Fleet())
     assert found["totals"]["dumps"] == 0 and found["groups"] == []
     assert shown(found).startswith("No dumps.")
-    for format in ("json", "folded", "speedscope"):
-        shown(found, format)
+    assert json.loads(shown(found, "json")) == found
+    assert drawn(Fleet(), "folded") == ""
+    assert json.loads(drawn(Fleet(), "speedscope"))["profiles"] == []
 
 
 # What is new -------------------------------------------------------------------------------------

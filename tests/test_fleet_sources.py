@@ -167,7 +167,7 @@ def test_a_file_that_may_not_be_read_is_a_dump_that_cannot_be_scanned(
     assert find(str(tmp_path)) == Found([str(tmp_path / "vmcore")], [])
 
 
-def test_a_directory_that_may_not_be_read_is_told(
+def test_a_directory_that_may_not_be_read_counts_as_a_dump_that_may_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked = tmp_path / "a" / "locked"
@@ -181,10 +181,9 @@ def test_a_directory_that_may_not_be_read_is_told(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert find(str(tmp_path)) == Found(
-        [str(tmp_path / "vmcore")],
-        [(str(locked), "a directory that may not be read (Permission denied)")],
-    )
+    assert find(str(tmp_path)) == Found([str(tmp_path / "vmcore"), str(locked)], [])
+    with pytest.raises(OSError):
+        identify(str(locked))
 
 
 # Where to look -----------------------------------------------------------------------------------

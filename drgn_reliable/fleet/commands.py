@@ -17,6 +17,7 @@ from drgn_reliable.errors import UsageError
 from drgn_reliable.fleet.changes import Changes, changes_between, changes_since
 from drgn_reliable.fleet.engines import DaskEngine, Engine, EngineLost, LocalEngine
 from drgn_reliable.fleet.events import Event, line_of
+from drgn_reliable.fleet.groups import all_stacks
 from drgn_reliable.fleet.isolation import Limits
 from drgn_reliable.fleet.questions import QUESTIONS, answer, ask
 from drgn_reliable.fleet.report import fleet_report
@@ -24,6 +25,7 @@ from drgn_reliable.fleet.scan import Tally, scan_fleet
 from drgn_reliable.fleet.sources import read_sources
 from drgn_reliable.fleet.store import Store
 from drgn_reliable.outfile import output
+from drgn_reliable.render.flames import FLAMES, Stack, write_stacks
 from drgn_reliable.render.fleet import (
     ANSWER_FORMATS,
     REPORT_FORMATS,
@@ -159,7 +161,7 @@ exit status:
         _argument("store", metavar="STORE", help="what `fleet scan` has written"),
         _argument(
             "--format",
-            choices=(*REPORT_FORMATS, "csv"),
+            choices=(*REPORT_FORMATS, "csv", *FLAMES),
             default="table",
             help="table for people (default), html for a browser; json, csv (with --by), folded "
             "and speedscope (for flame graphs) for machines",
@@ -314,6 +316,11 @@ def _report(args: argparse.Namespace) -> None:
             found = answer(store, args.by)
             with output(args.output) as out:
                 write_answer(found, args.format, out)
+            return
+        if args.format in FLAMES:
+            stacks = [Stack(*each) for each in all_stacks(store)]
+            with output(args.output) as out:
+                write_stacks(stacks, args.format, store.path, out)
             return
         data = fleet_report(store, changes=_changes(store, args))
         with output(args.output) as out:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from drgn_reliable.fleet.record import normal_name
 from drgn_reliable.fleet.store import Store
 from drgn_reliable.selection import importance
 
-__all__ = ("Group", "Member", "frame_names", "grouped_tasks")
+__all__ = ("Group", "Member", "all_stacks", "frame_names", "grouped_tasks")
 
 
 class Member(NamedTuple):
@@ -91,6 +92,16 @@ def _reasons(store: Store) -> dict[int, tuple[str, ...]]:
     ):
         found.setdefault(task, {})[reason] = None
     return {task: tuple(reasons) for task, reasons in found.items()}
+
+
+def all_stacks(store: Store) -> Iterator[tuple[tuple[str, ...], str, int]]:
+    """All stacks: their functions, the outermost first, the kernel's verdict, and how many tasks
+    have them."""
+    groups, _ = grouped_tasks(store, 0)
+    counted: Counter[tuple[tuple[str, ...], str]] = Counter()
+    for group in groups:
+        counted[tuple(frame_names(store, group.stack)[::-1]), group.kernel] += group.tasks
+    return ((*key, tasks) for key, tasks in counted.items())
 
 
 def frame_names(store: Store, stack: int) -> list[str]:

@@ -188,32 +188,31 @@ def _matches(pattern: str) -> Iterator[str]:
             yield from _matches(glob.escape(here) + after)
 
 
-def _each(path: str) -> Iterator[tuple[str, str]]:
-    return _walk(path) if os.path.isdir(path) else iter([(path, "")])
+def _each(path: str) -> Iterator[str]:
+    return _walk(path) if os.path.isdir(path) else iter([path])
 
 
-def _walk(folder: str) -> Iterator[tuple[str, str]]:
-    """The files in a directory and below; with what went wrong for a directory that cannot be
-    read. Links to directories are not followed."""
+def _walk(folder: str) -> Iterator[str]:
+    """The files in a directory and below, and the directories that may not be read: nobody knows
+    what is in them. Links to directories are not followed."""
     unread: list[OSError] = []
     for here, folders, files in os.walk(folder, onerror=unread.append):
         folders.sort()
         for name in sorted(files):
-            yield os.path.join(here, name), ""
+            yield os.path.join(here, name)
     for error in unread:
-        yield str(error.filename), f"a directory that may not be read ({error.strerror})"
+        yield str(error.filename)
 
 
-def _of_files(files: Iterable[tuple[str, str]], avoid: Container[str]) -> Found:
+def _of_files(files: Iterable[str], avoid: Container[str]) -> Found:
     found = Found([], [])
     seen: set[str] = set()
-    for path, wrong in files:
+    for path in files:
         real = os.path.realpath(path)
         if real in seen or real in avoid:
             continue
         seen.add(real)
-        why = wrong or _no_dump(path)
-        if why:
+        if why := _no_dump(path):
             found.passed_over.append((path, why))
         else:
             found.dumps.append(path)
@@ -223,8 +222,10 @@ def _of_files(files: Iterable[tuple[str, str]], avoid: Container[str]) -> Found:
 def _no_dump(path: str) -> str:
     """What a file is that is not to be scanned; empty for one that is."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return "not a regular file"
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            # A directory comes as far as this only if it cannot be read: so says its scan.
+            return "" if stat.S_ISDIR(mode) else "not a regular file"
         with open(path, "rb") as file:
             start = file.read(_START)
             packing = packing_of(start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TextIO
 
 from drgn_reliable.model import DumpReport
@@ -23,14 +24,15 @@ class Style:
     """Identical stacks once, with their tasks."""
 
 
+def _write_stacks(format: str, report: DumpReport, out: TextIO) -> None:
+    flames.write_stacks(flames.stacks_of_dump(report), format, report.dump, out)
+
+
 FORMATS: dict[str, Callable[[DumpReport, TextIO], None]] = {
     "json": machine.write_json,
     "jsonl": machine.write_jsonl,
     "csv": machine.write_csv,
-    "folded": lambda report, out: flames.write_folded(flames.stacks_of_dump(report), out),
-    "speedscope": lambda report, out: flames.write_speedscope(
-        flames.stacks_of_dump(report), report.dump, out
-    ),
+    **{name: partial(_write_stacks, name) for name in flames.FLAMES},
 }
 """Formats for machines, by name; ``table`` is the one for people."""
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TextIO
 
 from drgn_reliable.model import DumpReport
 from drgn_reliable.render.visible import visible
 from drgn_reliable.version import VERSION
 
-__all__ = ("Stack", "stacks_of_dump", "stacks_of_fleet", "write_folded", "write_speedscope")
+__all__ = ("FLAMES", "Stack", "stacks_of_dump", "write_stacks")
 
 _SPEEDSCOPE = "https://www.speedscope.app/file-format-schema.json"
 
@@ -41,15 +41,7 @@ def stacks_of_dump(report: DumpReport) -> list[Stack]:
     return [Stack(*key, tasks) for key, tasks in counted.items()]
 
 
-def stacks_of_fleet(data: Mapping[str, Any]) -> list[Stack]:
-    """The stacks of a fleet's report."""
-    counted: Counter[tuple[tuple[str, ...], str]] = Counter()
-    for group in data["groups"]:
-        counted[tuple(group["frames"][::-1]), group["kernel"]] += group["tasks"]
-    return [Stack(*key, tasks) for key, tasks in counted.items()]
-
-
-def write_folded(stacks: Iterable[Stack], out: TextIO) -> None:
+def _write_folded(stacks: Iterable[Stack], name: str, out: TextIO) -> None:
     """A line for each stack: ``outermost;...;innermost;[verdict] count``."""
     lines = Counter[str]()
     for stack in stacks:
@@ -59,11 +51,8 @@ def write_folded(stacks: Iterable[Stack], out: TextIO) -> None:
         out.write(f"{line} {count}\n")
 
 
-def write_speedscope(stacks: Iterable[Stack], name: str, out: TextIO) -> None:
-    """One document for speedscope.
-
-    :param name: what the stacks are of.
-    """
+def _write_speedscope(stacks: Iterable[Stack], name: str, out: TextIO) -> None:
+    """One document for speedscope."""
     numbers: dict[str, int] = {}
     profiles: dict[str, list[Stack]] = {}
     for stack in stacks:
@@ -90,3 +79,18 @@ def write_speedscope(stacks: Iterable[Stack], name: str, out: TextIO) -> None:
         ],
     }
     out.write(json.dumps(document) + "\n")
+
+
+FLAMES: dict[str, Callable[[Iterable[Stack], str, TextIO], None]] = {
+    "folded": _write_folded,
+    "speedscope": _write_speedscope,
+}
+"""Formats by name."""
+
+
+def write_stacks(stacks: Iterable[Stack], format: str, name: str, out: TextIO) -> None:
+    """Write stacks in one of :data:`FLAMES`.
+
+    :param name: what they are of.
+    """
+    FLAMES[format](stacks, name, out)

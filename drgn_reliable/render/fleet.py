@@ -14,7 +14,6 @@ from tabulate import tabulate
 
 from drgn_reliable.fleet.questions import QUESTIONS, Answer
 from drgn_reliable.fleet.scan import Tally
-from drgn_reliable.render import flames
 from drgn_reliable.render.page import write_page
 from drgn_reliable.render.visible import visible
 
@@ -253,10 +252,6 @@ REPORT_FORMATS: dict[str, Callable[[Mapping[str, Any], TextIO], None]] = {
     "table": _report_as_text,
     "json": _report_as_json,
     "html": write_page,
-    "folded": lambda data, out: flames.write_folded(flames.stacks_of_fleet(data), out),
-    "speedscope": lambda data, out: flames.write_speedscope(
-        flames.stacks_of_fleet(data), data["title"], out
-    ),
 }
 """Formats of a whole report; CSV is of one question's answer."""
 
