@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from drgn_reliable.cli import main
+from drgn_reliable.fleet import commands
 from drgn_reliable.fleet.engines import Engine, EngineLost, LocalEngine
 from drgn_reliable.fleet.events import Event, Working
 from drgn_reliable.fleet.isolation import Limits
@@ -389,6 +391,52 @@ def test_events_are_lines_of_json_in_order(tmp_path: Path) -> None:
     assert events[-2]["tasks"] == 71
     assert events[-2]["stalled"] is True
     assert done.returncode == 1
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The dump in hand is not added, those before are there, and a scan goes on."""
+    store = tmp_path / "fleet.db"
+    arguments = ["fleet", "scan", *map(str, SOUND), "--store", str(store), "--jobs", "1"]
+
+    class Small(Store):
+        """One that has room for about two dumps."""
+
+        def begin_scan(self) -> int:
+            """Begin, on what is left of the disk."""
+            self.db.execute("PRAGMA max_page_count = 50")
+            return super().begin_scan()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commands, "Store", Small)
+        assert main(arguments) == 4
+    out, err = capfd.readouterr()
+    assert (out, err) == (
+        "", f"drgn-reliable: --store {store}: database or disk is full; scan again to go on\n"
+    )  # fmt: skip
+    assert main([*arguments, "--events", "-"]) == 1
+    events = [json.loads(line)["event"] for line in capfd.readouterr().out.splitlines()]
+    assert events.count("kept") in (1, 2, 3)
+    assert events.count("kept") + events.count("finished") == 4
+
+
+def test_events_that_nobody_reads_do_not_end_a_scan(tmp_path: Path) -> None:
+    """The reader of a pipe may go; the dumps are scanned nevertheless."""
+    store = tmp_path / "fleet.db"
+    running = subprocess.Popen(
+        fleet_command("scan", *SOUND[:2], "--store", store, "--events", "-"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert running.stdout is not None and running.stderr is not None
+    running.stdout.readline()
+    running.stdout.close()
+    err = running.stderr.read().decode()
+    running.stderr.close()
+    assert running.wait() == 1
+    assert "--events -: Broken pipe; the scan goes on without" in err
+    assert "2 dumps: 2 scanned" in err
 
 
 def test_the_store_can_be_read_during_a_scan(tmp_path: Path, faults: None) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,10 +37,10 @@ from drgn_reliable.render.fleet import (
 )
 from drgn_reliable.render.progress import FleetProgress
 
-__all__ = ("EXIT_ENGINE", "FLEET", "Terminated", "run_fleet")
+__all__ = ("EXIT_LOST", "FLEET", "Terminated", "run_fleet")
 
-EXIT_ENGINE = 4
-"""What should scan was lost; another scan goes on where this one stopped."""
+EXIT_LOST = 4
+"""What should scan, or the store, was lost; another scan goes on where this one stopped."""
 
 N = TypeVar("N", int, float)
 
@@ -81,7 +82,8 @@ exit status:
   1  some tasks are unreliable, or a livepatch transition is stalled
   2  usage: an argument is wrong, or a path holds nothing
   3  some dumps could not be scanned, or not be read whole; the store says which and why
-  4  the engine was lost; the same command goes on where this one stopped
+  4  the workers or the store's disk were lost; the same command goes on where
+     this one stopped
   130 or 143  interrupted; the same command goes on
 """,
     (
@@ -220,10 +222,13 @@ def run_fleet(args: argparse.Namespace) -> int:
     """
     if args.fleet == SCAN.name:
         return _scan(args)
-    if args.fleet == REPORT.name:
-        _report(args)
-    else:
-        _query(args)
+    try:
+        if args.fleet == REPORT.name:
+            _report(args)
+        else:
+            _query(args)
+    except sqlite3.Error as e:
+        raise UsageError(f"{args.store}: the store cannot be read ({e})") from e
     return 0
 
 
@@ -238,7 +243,7 @@ def _scan(args: argparse.Namespace) -> int:
     started = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(_terminated())
-        events = _events(args.events, stack)
+        events = _Events(args.events, _events_file(args.events, stack))
         store = stack.enter_context(Store(args.store, write=True))
         engine = _engine(args)
         stack.callback(engine.close)
@@ -247,15 +252,14 @@ def _scan(args: argparse.Namespace) -> int:
 
         def listen(event: Event) -> None:
             progress(event)
-            if events:
-                events.write(line_of(event))
-                events.flush()
+            events.write(event)
 
         try:
             tally = scan_fleet(sources, store, engine, limits, retry=args.retry, listen=listen)
-        except EngineLost as e:
-            print(f"drgn-reliable: {e}", file=sys.stderr)
-            return EXIT_ENGINE
+        except (EngineLost, sqlite3.Error) as e:
+            lost = f"--store {args.store}: {e}; scan again to go on"
+            print(f"drgn-reliable: {e if isinstance(e, EngineLost) else lost}", file=sys.stderr)
+            return EXIT_LOST
         progress.close()
         failed = store.failed(tally.scan)
         out = sys.stderr if args.events == "-" else sys.stdout
@@ -270,15 +274,36 @@ def _engine(args: argparse.Namespace) -> Engine:
     return LocalEngine(args.jobs)
 
 
-def _events(path: str | None, stack: ExitStack) -> BinaryIO | None:
-    if path is None:
-        return None
-    if path == "-":
-        return sys.stdout.buffer
+def _events_file(path: str | None, stack: ExitStack) -> BinaryIO | None:
+    if path is None or path == "-":
+        return sys.stdout.buffer if path else None
     try:
         return stack.enter_context(open(path, "ab"))
     except OSError as e:
         raise UsageError(f"--events {path}: cannot be written ({e.strerror})") from e
+
+
+class _Events:
+    """Where events are written, as long as somebody reads them."""
+
+    def __init__(self, path: str | None, file: BinaryIO | None) -> None:
+        self._path, self._file = path, file
+
+    def write(self, event: Event) -> None:
+        """Write an event; a scan is not worth less because nobody can be told of it."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(line_of(event))
+            self._file.flush()
+        except OSError as e:
+            print(
+                f"drgn-reliable: --events {self._path}: {e.strerror}; the scan goes on without",
+                file=sys.stderr,
+            )
+            self._file = None
+            if self._path == "-":  # what is left in its buffer has nowhere to go
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status(tally: Tally) -> int:

@@ -7,10 +7,12 @@ One thread does all of this and alone writes to the store; the scanning itself i
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -89,6 +91,7 @@ def scan_fleet(
     :param listen: is told what happens.
     :raises UsageError: for a source that holds nothing.
     :raises EngineLost: if nobody is left to scan; what was scanned is in the store.
+    :raises sqlite3.Error: if the store cannot be written any more; what was scanned is in it.
     """
     return _Scan(store, engine, limits, retry, listen).run(sources)
 
@@ -129,7 +132,8 @@ class _Scan:
         finally:
             if not whole:
                 self._give_up()
-            self._store.end_scan(tally.scan, whole=whole)
+            with nullcontext() if whole else suppress(sqlite3.Error):
+                self._store.end_scan(tally.scan, whole=whole)
             self._listen(
                 Ended(
                     scan=tally.scan,
