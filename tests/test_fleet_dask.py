@@ -226,6 +226,31 @@ def test_a_manifest_says_which_worker_has_a_dump(cluster: Cluster, tmp_path: Pat
     assert workers <= {f"{socket.gethostname()}:{cluster.workers[n].pid}" for n in ("w0", "w1")}
 
 
+def test_a_worker_that_goes_takes_only_its_own_dumps(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only it can read has failed, with its name; the others are scanned, later its own."""
+    monkeypatch.setattr(engines, "_NO_WORKERS_SECONDS", 2)
+    own = [_changed(SMALL, tmp_path / f"{n}", n) for n in range(3)]
+    manifest = tmp_path / "fleet.yaml"
+    entries = [{"path": str(path), "worker": "w0"} for path in own]
+    manifest.write_text(json.dumps({"dumps": [*entries, *({"path": str(p)} for p in SOUND[1:])]}))
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Working):
+            cluster.workers["w0"].kill()
+
+    store = tmp_path / "fleet.db"
+    tally = scanned(store, engine_of(cluster), manifest, listen=listen)
+    assert (tally.dumps, tally.failed) == (6, 3)
+    with Store(str(store)) as opened:
+        rows = opened.db.execute("SELECT DISTINCT cause, detail FROM current WHERE cause != ''")
+        assert rows.fetchall() == [("lost", "no worker w0 for 2 s")]
+    cluster.add_worker("w0")
+    tally = scanned(store, engine_of(cluster), manifest, listen=ignore)
+    assert (tally.dumps, tally.failed, tally.kept) == (6, 0, 3)
+
+
 def test_a_worker_that_nobody_knows_is_a_mistake(cluster: Cluster, tmp_path: Path) -> None:
     """The line names it, and those that there are."""
     manifest = tmp_path / "fleet.yaml"

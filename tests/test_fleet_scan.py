@@ -379,6 +379,18 @@ def test_a_mistake_is_one_line_and_status_2(
     assert SMALL.read_bytes() == before
 
 
+def test_the_store_is_no_dump(tmp_path: Path) -> None:
+    """Named by mistake it is refused, and found in a directory it is left alone."""
+    store = tmp_path / "fleet.db"
+    assert run_fleet("scan", SMALL, "--store", store).returncode == 1
+    done = run_fleet("scan", store, "--store", store)
+    assert done.returncode == 2
+    assert f"{store}: the store itself" in done.stderr
+    done = run_fleet("scan", tmp_path, "--store", store)
+    assert (done.returncode, "0 dumps" in done.stdout) == (0, True)
+    assert "0 files passed over" in done.stdout
+
+
 def test_events_are_lines_of_json_in_order(tmp_path: Path) -> None:
     """Standard output is theirs then, and the summary is for people elsewhere."""
     done = run_fleet("scan", SMALL, "--store", tmp_path / "fleet.db", "--events", "-")

@@ -83,6 +83,10 @@ class Engine:
         :raises EngineLost: if nobody has for a while.
         """
 
+    def abandoned(self) -> dict[Future[Any], str]:
+        """What nobody is going to do, and why."""
+        return {}
+
     def stop(self) -> None:
         """Give up what is in work, where that is possible."""
 
@@ -149,6 +153,30 @@ class LocalEngine(Engine):
         self._stopped.set()
 
 
+class _Bound:
+    """What only one worker can do."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.futures: set[Future[Any]] = set()
+        self._since: float | None = None
+        """When it was first found that the worker is not there."""
+
+    def waiting(self) -> bool:
+        """Whether anything is still to be done."""
+        self.futures = {future for future in self.futures if not future.done()}
+        return bool(self.futures)
+
+    def gone(self, there: bool) -> bool:
+        """Whether the worker has been missing for too long.
+
+        :param there: whether it is not missing now.
+        """
+        now = time.monotonic()
+        self._since = None if there else self._since or now
+        return self._since is not None and now - self._since > _NO_WORKERS_SECONDS
+
+
 class DaskEngine(Engine):
     """The workers of a Dask scheduler. Each scans as many dumps at a time as it has threads.
 
@@ -165,6 +193,8 @@ class DaskEngine(Engine):
     def __init__(self, scheduler: str | None, jobs: int) -> None:
         self._client = _client(scheduler, jobs)
         self._client.subscribe_topic(_TOPIC, self._hear)
+        self._bound: dict[str, _Bound] = {}
+        """By the name or host of the worker that some work is for."""
         self._without_workers: float | None = None
         super().__init__(self._client.get_executor(pure=False), jobs)
 
@@ -179,24 +209,37 @@ class DaskEngine(Engine):
         """Have a function called by any worker, or by one of a machine."""
         if worker is None:
             return self._executor.submit(function, *args, **kwargs)
-        known = {info["host"] for info in self._workers().values()}
-        known |= {str(info["name"]) for info in self._workers().values()}
-        if worker not in known:
-            raise UsageError(
-                f"worker {worker}: the scheduler knows no worker of this name or host; it knows "
-                f"{', '.join(sorted(known)) or 'none'}"
-            )
-        bound: Executor = self._client.get_executor(
-            pure=False, workers=[worker], allow_other_workers=False
-        )
-        return bound.submit(function, *args, **kwargs)
+        if worker not in self._bound:
+            known = self._known()
+            if worker not in known:
+                raise UsageError(
+                    f"worker {worker}: the scheduler knows no worker of this name or host; it "
+                    f"knows {', '.join(sorted(known)) or 'none'}"
+                )
+            only = {"workers": [worker], "allow_other_workers": False}
+            self._bound[worker] = _Bound(self._client.get_executor(pure=False, **only))
+        future = self._bound[worker].executor.submit(function, *args, **kwargs)
+        self._bound[worker].futures.add(future)
+        return future
 
     def scan(self, worker: str | None, job: Job, limits: Limits) -> Future[Record]:
         """Have a dump scanned."""
         return self.submit(worker, _scan_in_dask, job, limits, VERSION)
 
-    def _workers(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+    def _known(self) -> set[str]:
+        """The names and hosts of all workers."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        return {str(info[what]) for info in workers for what in ("name", "host")}
+
+    def abandoned(self) -> dict[Future[Any], str]:
+        """What is for a worker that has not been there for a minute."""
+        waiting = {name: bound for name, bound in self._bound.items() if bound.waiting()}
+        known = self._known() if waiting else set()
+        found: dict[Future[Any], str] = {}
+        for name, bound in waiting.items():
+            if bound.gone(name in known):
+                why = f"no worker {name} for {_NO_WORKERS_SECONDS} s"
+                found |= dict.fromkeys(bound.futures, why)
         return found
 
     def _hear(self, event: tuple[float, Any]) -> None:

@@ -202,6 +202,7 @@ class _Scan:
         for identified in [future for future in self._identifying if future.done()]:
             self._identified(self._identifying.pop(identified), identified)
         self._leave_overdue()
+        self._leave_abandoned()
         for scanned in [future for future in self._scanning if future.done()]:
             self._scanned(self._scanning.pop(scanned), scanned)
         self._engine.check()
@@ -214,6 +215,20 @@ class _Scan:
             future.cancel()
             detail = f"reading the file: no answer within {self._limits.seconds:g} s"
             self._keep(work, Record(status="failed", cause="timeout", detail=detail))
+
+    def _leave_abandoned(self) -> None:
+        """Give up what the engine has nobody for any more."""
+        for future, why in self._engine.abandoned().items():
+            work = self._identifying.pop(future, None) or self._scanning.pop(future, None)
+            future.cancel()
+            if work is not None:
+                self._forget(work)
+                self._keep(work, Record(status="failed", cause="lost", detail=why))
+
+    def _forget(self, work: _Work) -> None:
+        """Let no copy wait for this any more."""
+        if work.identity is not None:
+            del self._in_hand[work.identity.digest, work.options]
 
     def _pass_on_heard(self) -> None:
         while not self._engine.heard.empty():
@@ -251,8 +266,7 @@ class _Scan:
         self._scanning[self._engine.scan(source.worker, job, self._limits)] = work
 
     def _scanned(self, work: _Work, future: Future[Record]) -> None:
-        assert work.identity is not None
-        del self._in_hand[work.identity.digest, work.options]
+        self._forget(work)
         try:
             record = _result(future)
         except _Failure as failure:

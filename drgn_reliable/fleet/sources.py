@@ -163,6 +163,8 @@ def find(path: str, avoid: Container[str] = ()) -> Found:
     if os.path.lexists(path):
         if not os.path.isfile(path):
             raise UsageError(f"{path}: is not a file; name a vmcore, a directory or a pattern")
+        if os.path.realpath(path) in avoid:
+            raise UsageError(f"{path}: the store itself; name a vmcore, a directory or a pattern")
         return Found([path], [])
     if not glob.has_magic(path):
         raise UsageError(f"{path}: does not exist; name a vmcore, a directory, a pattern or a "
