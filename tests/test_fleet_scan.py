@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import lzma
 import os
+import pty
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
+import termios
 import time
 from collections import Counter
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -389,6 +394,29 @@ def test_the_store_is_no_dump(tmp_path: Path) -> None:
     done = run_fleet("scan", tmp_path, "--store", store)
     assert (done.returncode, "0 dumps" in done.stdout) == (0, True)
     assert "0 files passed over" in done.stdout
+
+
+def test_a_terminal_sees_what_each_worker_does(tmp_path: Path) -> None:
+    """A bar with what has failed, a line for each worker; none of it is left at the end."""
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"no dump")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 120, 0, 0))
+    command = fleet_command("scan", *SOUND[:3], broken, "--store", tmp_path / "fleet.db")
+    running = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the terminal is closed at the other end
+        while part := os.read(ours, 1 << 16):
+            shown += part
+    os.close(ours)
+    assert running.wait() == 3
+    text = shown.decode()
+    assert "worker_0: " in text and "worker_1: " in text
+    assert "6.12-user.kdump: " in text and "symbols and types" in text
+    assert "/4 [" in text and "1 failed]" in text
+    *_, summary = text.rpartition("\x1b[A")
+    assert "4 dumps: 4 scanned" in summary and "worker" not in summary
 
 
 def test_events_are_lines_of_json_in_order(tmp_path: Path) -> None:

@@ -51,6 +51,16 @@ GROUP BY key ORDER BY stalled DESC, unreliable DESC, dumps DESC, key"""
 """Dumps and what is in them, by something that a dump has."""
 
 QUESTIONS: dict[str, Question] = {
+    "totals": Question(
+        "how much there is of everything",
+        """
+SELECT count(*) AS dumps, coalesce(sum(status = 'failed'), 0) AS failed,
+       coalesce(sum(status = 'incomplete'), 0) AS incomplete,
+       (SELECT count(DISTINCT host) FROM host) AS hosts,
+       count(DISTINCT release) AS releases, coalesce(sum(tasks), 0) AS tasks,
+       coalesce(sum(unreliable), 0) AS unreliable, coalesce(sum(stalled), 0) AS stalled
+FROM current""",
+    ),
     "blocking": Question(
         "what keeps livepatch transitions from finishing, and on how many hosts",
         """
