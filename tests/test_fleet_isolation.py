@@ -131,6 +131,13 @@ def test_a_sound_dump_says_how_far_it_is() -> None:
     assert 20 << 20 < found.told.memory < 1 << 30
 
 
+def test_the_memory_of_who_waits_is_not_the_dumps() -> None:
+    """However much this process has, and had when it started the other."""
+    held = bytearray(b"\1") * (300 << 20)
+    found = tried(SMALL)
+    assert 20 << 20 < found.told.memory < len(held)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "rungs", "cause"),
     [

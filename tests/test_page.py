@@ -533,7 +533,7 @@ def test_a_failed_dump_shows_how_it_failed(page: Browser) -> None:
     happened = page.column("failed", "What happened")
     assert [line for line in happened[0].split("\n") if line] == [
         "no answer within 60 s", "debug information: timeout, killed (60 s, 90 MiB)",
-        "BTF: crash, signal 11 (30 s, 90 MiB)", "Segmentation fault",
+        "BTF: crash, signal 11 (30 s, 90 MiB)", "Segmentation fault", "core",
     ]  # fmt: skip
     assert "the file ends after 4096 of 9216 pages" in happened[2]
     page.press("#section-failed a[href='#dump-5']")

@@ -39,7 +39,7 @@ from drgn_reliable.opening import inspect_dump, open_dump
 from drgn_reliable.report import Scanner, collector_paused
 from drgn_reliable.tasks import Task
 
-__all__ = ("Order", "Rung", "Said", "run", "said_of")
+__all__ = ("Order", "Rung", "Said", "peak_memory", "run", "said_of")
 
 _SAY_EVERY = 0.3
 """Seconds."""
@@ -81,6 +81,8 @@ class Said(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Of the whole attempt, with ``detail`` or ``record``; it is the last line then."""
     detail: str = ""
     record: Record | None = None
+    memory: int = 0
+    """The most that the process had, in bytes; with the outcome."""
 
 
 Say = Callable[[Said], None]
@@ -115,7 +117,22 @@ def run(data: bytes) -> None:
         while left:
             left = left[os.write(order.pipe, left) :]
 
-    say(_attempt(order, say))
+    answer = _attempt(order, say)
+    answer.memory = peak_memory(os.getpid())
+    say(answer)
+
+
+def peak_memory(process: int) -> int:
+    """The most that a process has had in memory, in bytes, mapped files included; 0 if it is gone.
+
+    What ``wait4`` tells includes what its parent had when it was forked.
+    """
+    try:
+        with open(f"/proc/{process}/status", encoding="utf-8") as file:
+            found = re.search(r"^VmHWM:\s+([0-9]+) kB$", file.read(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found.group(1)) << 10 if found else 0
 
 
 def _limit(order: Order) -> None:

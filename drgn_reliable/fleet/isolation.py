@@ -22,7 +22,7 @@ from typing import IO
 
 import msgspec
 
-from drgn_reliable.fleet.child import Order, Rung, Said, said_of
+from drgn_reliable.fleet.child import Order, Rung, Said, peak_memory, said_of
 from drgn_reliable.fleet.record import AttemptRecord, BadRecord, Record
 
 __all__ = ("Attempt", "Job", "Limits", "Stopped", "attempt")
@@ -114,7 +114,7 @@ class _Child:
         self.stage = "starting"
         self.debug: bool | None = None
         self.memory = 0
-        """The most that it had in memory, in bytes, once it has ended."""
+        """The most that it was seen to have in memory, in bytes."""
         self.pipe, theirs = os.pipe()
         order = Order(
             dump=job.path,
@@ -147,12 +147,11 @@ class _Child:
     @property
     def status(self) -> int | None:
         """The exit status, or the negative number of the signal that ended it; None before."""
-        if self._process.returncode is None:
-            pid, status, usage = os.wait4(self._process.pid, os.WNOHANG)
-            if pid:
-                self._process.returncode = os.waitstatus_to_exitcode(status)
-                self.memory = usage.ru_maxrss * 1024
-        return self._process.returncode
+        return self._process.poll()
+
+    def look(self) -> None:
+        """See how much memory it has."""
+        self.memory = max(self.memory, peak_memory(self._process.pid))
 
     def heard(self, line: bytes) -> Said:
         """Take in one line.
@@ -162,6 +161,7 @@ class _Child:
         said = said_of(line)
         self.stage = said.stage or self.stage
         self.debug = self.debug if said.debug is None else said.debug
+        self.memory = max(self.memory, said.memory)
         return said
 
     def end(self) -> None:
@@ -190,7 +190,7 @@ def _follow(
     deadline = time.monotonic() + limits.seconds
     answer: _End | None = None
     try:
-        for line in _lines(child.pipe, deadline, stop):
+        for line in _lines(child, deadline, stop):
             said = child.heard(line)
             if said.outcome:
                 where = f"{child.stage}: " if said.outcome in _ANYWHERE else ""
@@ -208,14 +208,14 @@ def _follow(
     return _End(*_died(child.status, child.stage))
 
 
-def _lines(pipe: int, deadline: float, stop: Callable[[], bool]) -> Iterator[bytes]:
+def _lines(child: _Child, deadline: float, stop: Callable[[], bool]) -> Iterator[bytes]:
     """The lines that a process writes, until it closes the pipe.
 
     :raises TimeoutError: when the time is over.
     :raises Stopped: when it is asked for.
     """
     poll = select.poll()
-    poll.register(pipe, select.POLLIN)
+    poll.register(child.pipe, select.POLLIN)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -224,9 +224,11 @@ def _lines(pipe: int, deadline: float, stop: Callable[[], bool]) -> Iterator[byt
             raise TimeoutError
         if stop():
             raise Stopped
-        if not poll.poll(1000 * min(left, _LOOK_EVERY)):
+        heard = poll.poll(1000 * min(left, _LOOK_EVERY))
+        child.look()
+        if not heard:
             continue
-        chunk = os.read(pipe, 1 << 16)
+        chunk = os.read(child.pipe, 1 << 16)
         if not chunk:
             return
         size += len(chunk)
