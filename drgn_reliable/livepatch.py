@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from errno import EFAULT
+from functools import partial
 
 from drgn_reliable.inlined import inlined_at
 from drgn_reliable.kernel import Kernel
@@ -281,53 +282,93 @@ def analyse(
     target = patches.target
     if patch is None or target not in (PATCHED, UNPATCHED):
         return replace(empty, problems=tuple(_unknown(kernel)))
-    checked = checked_functions(patch, patches.all, patches.stacks, target)
-    back = checked_functions(patch, patches.all, patches.stacks, 1 - target)
-    scanner, states, offline = Scanner(kernel), PatchStates(kernel), offline_cpus(kernel)
-    found: list[PendingTask] = []
-    passed: list[Task] = []
-    waiting: set[int] = set()
-    switched = returning = unseen = 0
+    versions = partial(checked_functions, patch, patches.all, patches.stacks)
+    looked = _Looked(kernel, target, versions(target), versions(1 - target))
     for task in kernel.tasks if tasks is None else tasks:
-        state = states.of(task)
-        if state is not None and state != target:
-            waiting.add(task.address)
-        if only is not None and task.address not in only:
-            passed.append(task)
-        elif state is not None:
-            report = (report_of or scanner.report)(task)
-            if report.kernel.errno == -EFAULT:
-                passed.append(task)
-                unseen += 1
-            if state != target:
-                found.append(_pending(kernel, task, report, state, checked, offline))
-            else:
-                # Reversing is the same decision the other way round.
-                decision, _ = _decide(report, back)
-                returning += decision in (Decision.SLEEPING, Decision.UNRELIABLE)
-        switched += state == target
+        if only is None or task.address in only:
+            looked.look(task, report_of)
+        else:
+            looked.pass_by(task)
     transition = Transition(
         patch.name,
         "patched" if target == PATCHED else "unpatched",
         patch.replace,
-        len(waiting),
-        switched,
+        len(looked.waiting),
+        looked.switched,
         patches.attempts,
         _since(kernel, lines, patch.name),
-        returning if only is None and not unseen else None,
+        looked.returning if only is None and not looked.unseen else None,
     )
-    pending = states.flagged(found, waiting)
-    lacking = [f"stacks of {unseen} tasks are not in this dump"] if unseen else []
-    compared, differences = _compare(pending, passed, lines)
+    pending = looked.states.flagged(looked.pending, looked.waiting)
+    compared, differences = _compare(pending, looked.passed, lines)
     return replace(
         empty,
         transition=transition,
-        checked=tuple(checked),
+        checked=tuple(looked.checked),
         tasks=tuple(pending),
         compared=compared,
         differences=tuple(differences),
-        problems=(*scanner.problems(), *states.problems(), *lacking),
+        problems=tuple(looked.problems()),
     )
+
+
+class _Looked:
+    """The tasks that were looked at, and what there is to say of them.
+
+    :param checked: what may not be on the stack of a task that is switched.
+    :param back: the same for one that is switched back.
+    """
+
+    def __init__(
+        self, kernel: Kernel, target: int, checked: list[Checked], back: list[Checked]
+    ) -> None:
+        self._kernel, self._target = kernel, target
+        self.checked, self._back = checked, back
+        self._scanner, self._offline = Scanner(kernel), offline_cpus(kernel)
+        self.states = PatchStates(kernel)
+        self.pending: list[PendingTask] = []
+        self.waiting: set[int] = set()
+        """The addresses of all tasks that have not switched, looked at or not."""
+        self.passed: list[Task] = []
+        """Tasks of whose stacks nothing is known."""
+        self.switched = self.returning = self.unseen = 0
+
+    def pass_by(self, task: Task) -> None:
+        """Count a task."""
+        self._count(task)
+        self.passed.append(task)
+
+    def _count(self, task: Task) -> int | None:
+        state = self.states.of(task)
+        if state is not None and state != self._target:
+            self.waiting.add(task.address)
+        self.switched += state == self._target
+        return state
+
+    def look(self, task: Task, report_of: Callable[[Task], TaskReport] | None) -> None:
+        """Count a task and look at its stack."""
+        state = self._count(task)
+        if state is None:
+            return
+        report = (report_of or self._scanner.report)(task)
+        if report.kernel.errno == -EFAULT:
+            self.passed.append(task)
+            self.unseen += 1
+        if state != self._target:
+            self.pending.append(
+                _pending(self._kernel, task, report, state, self.checked, self._offline)
+            )
+        else:
+            # Reversing is the same decision the other way round.
+            decision, _ = _decide(report, self._back)
+            self.returning += decision in (Decision.SLEEPING, Decision.UNRELIABLE)
+
+    def problems(self) -> Iterator[str]:
+        """What kept from seeing everything, one line each."""
+        yield from self._scanner.problems()
+        yield from self.states.problems()
+        if self.unseen:
+            yield f"stacks of {self.unseen} tasks are not in this dump"
 
 
 def _unknown(kernel: Kernel) -> Iterator[str]:

@@ -8,6 +8,8 @@ begins with ``FAULT``; what dies, hangs or runs out of memory is a real process,
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,11 @@ def is_gone(path: Path) -> bool:
     except ProcessLookupError:
         return True
     return Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2].startswith("Z")
+
+
+def wait_for(happens: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.02)

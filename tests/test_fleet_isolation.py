@@ -14,7 +14,7 @@ from drgn_reliable.fleet.child import Said
 from drgn_reliable.fleet.isolation import Attempt, Job, Limits, Stopped, attempt
 from drgn_reliable.fleet.ladder import scan_job
 from tests.dumps import VMCORES
-from tests.faults import fault, faults, is_gone
+from tests.faults import fault, faults, is_gone, wait_for
 
 __all__ = ("faults",)
 
@@ -182,12 +182,3 @@ def test_the_running_kernel_is_never_taken_for_a_dump() -> None:
     """Not by name, and not as what is left when all else fails."""
     record = scan_job(Job("/proc/kcore"), LIMITS)
     assert (record.status, record.tasks) == ("failed", ())
-
-
-def wait_for(happens: object, seconds: float = 20) -> None:
-    """Wait until something is so."""
-    assert callable(happens)
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.02)

@@ -14,7 +14,6 @@ import sqlite3
 import struct
 import subprocess
 import termios
-import time
 from collections import Counter
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
@@ -33,7 +32,7 @@ from drgn_reliable.fleet.scan import Tally, scan_fleet
 from drgn_reliable.fleet.sources import read_sources
 from drgn_reliable.fleet.store import Store
 from tests.dumps import DUMP_6_1
-from tests.faults import fault, faults, is_gone
+from tests.faults import fault, faults, is_gone, wait_for
 from tests.fleetdirs import (
     BAD,
     OTHERS,
@@ -82,14 +81,6 @@ def children_of(number: int) -> list[int]:
         if int(fields[1]) == number:
             found.append(int(entry.parent.name))
     return found
-
-
-def wait_for(happens: Any, seconds: float = 60) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # A directory with everything -----------------------------------------------------------------

@@ -100,6 +100,8 @@ def said_of(line: bytes) -> Said:
         said = msgspec.json.decode(line, type=Said)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise BadRecord(str(e)) from e
+    if said.outcome not in _SAID_OUTCOMES:
+        raise BadRecord(f"the outcome {said.outcome!r}")
     if (said.outcome in ("scanned", "read")) is not (said.record is not None):
         raise BadRecord(f"{said.outcome or 'no outcome'} and {'a' if said.record else 'no'} record")
     if said.record:
@@ -156,6 +158,7 @@ _OUTCOMES: tuple[tuple[type[Exception], str], ...] = (
     (MemoryError, "memory"),
 )
 """What an exception says of a dump; any other is a defect of this package."""
+_SAID_OUTCOMES = {"", "scanned", "read", "defect", *(word for _, word in _OUTCOMES)}
 
 
 def _attempt(order: Order, say: Say) -> Said:

@@ -149,6 +149,12 @@ class _Child:
         """The exit status, or the negative number of the signal that ended it; None before."""
         return self._process.poll()
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for it to end, and say whether it has."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return self.status is not None
+
     def look(self) -> None:
         """See how much memory it has."""
         self.memory = max(self.memory, peak_memory(self._process.pid))
@@ -169,9 +175,7 @@ class _Child:
         os.close(self.pipe)
         if self.status is None:
             os.killpg(self._process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + _KILL_SECONDS
-        while self.status is None and time.monotonic() < deadline:
-            time.sleep(0.001)
+            self.wait(_KILL_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -201,8 +205,9 @@ def _follow(
         return _End("crash", f"{child.stage}: the process answered nonsense ({e})")
     except TimeoutError:
         return _End("timeout", f"{child.stage}: no answer within {limits.seconds:g} s")
-    while child.status is None and time.monotonic() < deadline:
-        time.sleep(0.001)
+    while not child.wait(_LOOK_EVERY) and time.monotonic() < deadline:
+        if stop():
+            raise Stopped
     if answer is not None:
         return answer
     return _End(*_died(child.status, child.stage))
