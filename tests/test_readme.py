@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from drgn_reliable.fleet.sources import read_sources
+from tests.framebytes import EXEC, elf
 
 ROOT = Path(__file__).parent.parent
 SHOWN = re.findall(
@@ -44,6 +48,37 @@ def run(command: str, folder: Path) -> str:
         timeout=120,
     )
     return done.stdout
+
+
+def blocks(language: str) -> list[str]:
+    """What docs/fleet.md shows in a language."""
+    text = (ROOT / "docs" / "fleet.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_questions_in_sql_have_answers(place: Path) -> None:
+    """Each of docs/fleet.md, by any SQLite."""
+    (sql,) = blocks("sql")
+    questions = [each for each in sql.split(";\n") if each.strip()]
+    assert len(questions) == 4
+    with sqlite3.connect(f"file:{place / 'fleet.db'}?mode=ro", uri=True) as db:
+        for question in questions:
+            assert db.execute(question).fetchall(), question
+    db.close()
+
+
+def test_the_manifest_is_one(tmp_path: Path) -> None:
+    """That of docs/fleet.md, but for the files that it names."""
+    (manifest,) = blocks("yaml")
+    (tmp_path / "fleet.yaml").write_text(manifest)
+    (tmp_path / "debug").mkdir()
+    (tmp_path / "debug" / "vmlinux-6.1").write_bytes(elf(EXEC, 62))
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db" / "vmcoreinfo.txt").write_text("OSRELEASE=6.1\n")
+    sources = read_sources([str(tmp_path / "fleet.yaml")])
+    assert [source.host for source in sources] == ["web1", None, None]
+    assert [source.worker for source in sources] == [None, None, "web2"]
+    assert sources[0].labels == {"site": "north", "rack": "a7", "service": "shop"}
 
 
 @pytest.mark.parametrize(("command", "shown"), SHOWN, ids=[command for command, _ in SHOWN])
