@@ -25,6 +25,7 @@ from drgn_reliable.files.kdump import Uts
 from drgn_reliable.files.kdumpwriter import write_kdump
 from drgn_reliable.files.notes import NT_PRSTATUS, drop_notes, iter_notes, swapped_registers
 from drgn_reliable.files.packed import Watch, unwatched
+from drgn_reliable.files.vmcoreinfo import number_in
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.livepatch import analyse
 from drgn_reliable.memory import byte_order, member_offset
@@ -106,7 +107,7 @@ def write_capsule(
     original = opened_dump(kernel.prog)
     assert original is not None
     text_of_vmcoreinfo = kernel.prog["VMCOREINFO"].string_().decode()
-    page_size = int(kernel.vmcoreinfo["PAGESIZE"])
+    page_size = number_in(kernel.vmcoreinfo, "PAGESIZE")
     recorder = _Recorder(kernel.prog, kernel.architecture, text_of_vmcoreinfo, page_size)
     recorded = Kernel(
         recorder.program, cpu_registers=kernel.cpu_registers, machine=kernel.architecture

@@ -15,6 +15,7 @@ from contextlib import suppress
 from drgn import FaultError, Object, TypeKind, sizeof
 
 from drgn_reliable.errors import MissingInformation
+from drgn_reliable.files.vmcoreinfo import number_in
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.memory import MASK, member_offset
 from drgn_reliable.tasks import cpus_in_mask
@@ -107,7 +108,7 @@ class _Reader:
         self._kernel = kernel
         self._prog = kernel.prog
         self._symbol = kernel.symbols.required
-        self._page = int(kernel.vmcoreinfo.get("PAGESIZE", "4096"))
+        self._page = number_in(kernel.vmcoreinfo, "PAGESIZE", 4096)
         self._seen: set[int] = set()
         self._per_cpu: list[int] = []
         """Offset of each CPU's variables."""

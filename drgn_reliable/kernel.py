@@ -8,7 +8,6 @@ symbols from kallsyms.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 
 from drgn import (
@@ -21,6 +20,7 @@ from drgn_reliable.arch.known import ARCHITECTURES, REFUSED
 from drgn_reliable.btf import Btf, BtfError
 from drgn_reliable.btftypes import BtfTypes
 from drgn_reliable.errors import DumpError, MissingInformation, UnsupportedKernel
+from drgn_reliable.files.vmcoreinfo import number_in, values_of
 from drgn_reliable.frameinfo import FrameInformation
 from drgn_reliable.generated import GeneratedText
 from drgn_reliable.memory import (
@@ -43,6 +43,8 @@ from drgn_reliable.unwinddata import UnwindData
 
 __all__ = ("Kernel",)
 
+_BTF_LIMIT = 1 << 28
+"""Bytes; a kernel with everything has about 30 MB."""
 _FINDER = "drgn_reliable"
 """Name under which the finders are registered with drgn."""
 
@@ -101,7 +103,7 @@ class Kernel:
             use_file=self.facts.file_has_pc,
         )
         self.modules = ModuleList(prog, symbols.address("modules"))
-        page_size = int(self.vmcoreinfo.get("PAGESIZE", "4096"))
+        page_size = number_in(self.vmcoreinfo, "PAGESIZE", 4096)
         self.generated = GeneratedText(prog, symbols, page_size)
         self.graph = FunctionGraph(prog, symbols)
         self.probes = ReturnProbes(prog, symbols)
@@ -111,7 +113,7 @@ class Kernel:
             prog, symbols, self.modules, self.generated, arch.code, trampolines, self.owners
         )
         self.tasks = TaskList(prog, symbols, arch.saved, self.probes.task_list)
-        offset = int(self.vmcoreinfo.get("KERNELOFFSET", "0"), 16)
+        offset = number_in(self.vmcoreinfo, "KERNELOFFSET", 0, 16)
         self.unwind_data = UnwindData(
             prog, symbols, self.modules, module_files(prog), frame_files(prog), offset
         )
@@ -188,6 +190,11 @@ class Kernel:
                 "no types: the kernel was built without BTF (no symbol __start_BTF) and there "
                 "is no debug information; name the kernel's vmlinux with --symbols"
             )
+        if not 0 < stop - start <= _BTF_LIMIT:
+            raise MissingInformation(
+                f"no types: the kernel's BTF would be {stop - start} bytes, from {start:#x} to "
+                f"{stop:#x}; name the kernel's vmlinux with --symbols"
+            )
         little = byte_order(self.prog) == "<"
         try:
             base = Btf(self.prog.read(start, stop - start), little_endian=little)
@@ -230,4 +237,4 @@ def _vmcoreinfo(prog: Program) -> dict[str, str]:
         text = prog["VMCOREINFO"].string_().decode("ascii", "replace")
     except LookupError as e:
         raise DumpError("the program has no VMCOREINFO: not a Linux kernel") from e
-    return dict(re.findall(r"^([^=\n]+)=(.*)$", text, re.MULTILINE))
+    return values_of(text)

@@ -26,7 +26,7 @@ from drgn_reliable.files.kdump import KDUMP_SIGNATURE, KdumpFile
 from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.files.packed import Watch, packing_of, unpack, unwatched
 from drgn_reliable.files.source import DumpFormatError, FileSource, Source
-from drgn_reliable.files.vmcoreinfo import Vmcoreinfo, find_in_memory
+from drgn_reliable.files.vmcoreinfo import Vmcoreinfo, find_in_memory, number_in, values_of
 from drgn_reliable.loongarch_memory import add_kernel_memory
 from drgn_reliable.platforms import PLATFORMS, platform_of
 
@@ -206,9 +206,9 @@ def physical_program(machine: str, read: Callable[[int, int], bytes], vmcoreinfo
     prog.add_memory_segment(0, _PHYSICAL_LIMIT, segment, physical=True)
     prog.set_linux_kernel_custom(vmcoreinfo, False)
     if machine == "loongarch64":
-        values = dict(line.split("=", 1) for line in vmcoreinfo.splitlines() if "=" in line)
-        page_table, page_size = values["SYMBOL(swapper_pg_dir)"], values["PAGESIZE"]
-        add_kernel_memory(prog, read, int(page_table, 16), int(page_size))
+        values = values_of(vmcoreinfo)
+        page_table = number_in(values, "SYMBOL(swapper_pg_dir)", base=16)
+        add_kernel_memory(prog, read, page_table, number_in(values, "PAGESIZE"))
     return prog
 
 

@@ -13,13 +13,26 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from drgn import FaultError, MissingDebugInfoError, Program, Symbol, SymbolBinding
+from drgn import (
+    BadDataError,
+    FaultError,
+    MissingDebugInfoError,
+    Program,
+    Symbol,
+    SymbolBinding,
+)
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import MASK, Layout, byte_order
 
 __all__ = ("Named", "Symbols", "module_symbols")
+
+
+_UNUSABLE = (
+    LookupError, ValueError, OverflowError, FaultError, BadDataError, MissingDebugInfoError
+)  # fmt: skip
+"""What drgn raises for kallsyms that are not there or damaged."""
 
 
 class Named(NamedTuple):
@@ -43,7 +56,7 @@ class Symbols:
             self._find = load_vmlinux_kallsyms(prog)
             self.source = "kallsyms in the dump"
             why = ""
-        except (LookupError, ValueError, FaultError, MissingDebugInfoError) as e:
+        except _UNUSABLE as e:
             self._find = _elf_symbols
             self.source = "ELF symbols of the debug information"
             why = str(e)

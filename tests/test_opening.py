@@ -230,6 +230,33 @@ def test_a_dump_that_breaks_off_within_a_page_is_read_up_to_there(tmp_path: Path
     assert f"incomplete dump: cut off at {CUT_IN_A_PAGE} bytes" in " ".join(report.problems)
 
 
+def with_digits(name: bytes, digits: bytes) -> bytes:
+    """The dump with other last digits of something in its VMCOREINFO."""
+    data = original()
+    start = data.index(name + b"=") + len(name) + 1
+    end = data.index(b"\n", start)
+    return data[: end - len(digits)] + digits + data[end:]
+
+
+@pytest.mark.parametrize(
+    ("name", "digits", "message"),
+    [
+        (b"SYMBOL(_stext)", b"1", "kallsyms cannot be used"),
+        (b"SYMBOL(kallsyms_names)", b"00", "kallsyms cannot be used"),
+        (b"KERNELOFFSET", b"zz", "VMCOREINFO"),
+        (b"PAGESIZE", b"zz", "VMCOREINFO"),
+    ],
+)
+def test_damaged_vmcoreinfo_is_one_line(
+    tmp_path: Path, name: bytes, digits: bytes, message: str
+) -> None:
+    """Numbers that are none, and addresses of other memory; found by fuzzing as tracebacks."""
+    path = tmp_path / "vmcore"
+    path.write_bytes(with_digits(name, digits))
+    with pytest.raises(DumpError, match=message):
+        Kernel(open_dump(str(path)))
+
+
 def cut_in_headers() -> bytes:
     return flattened(original(), seed=3)[:6000]
 

@@ -25,6 +25,7 @@ from drgn_reliable.arch.base import (
     StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
+from drgn_reliable.files.vmcoreinfo import number_in, values_of
 from drgn_reliable.memory import MASK, StackMemory
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, Walk
 from drgn_reliable.roles import CodeNames
@@ -149,11 +150,8 @@ def _is_meta(regs: Any) -> bool:
 def _pac_mask(prog: Program) -> int:
     """The bits of a kernel address that hold an authentication code
     (``NUMBER(KERNELPACMASK)``)."""
-    for line in prog["VMCOREINFO"].string_().decode("ascii", "replace").splitlines():
-        name, _, value = line.partition("=")
-        if name == "NUMBER(KERNELPACMASK)":
-            return int(value, 16)
-    return 0
+    values = values_of(prog["VMCOREINFO"].string_().decode("ascii", "replace"))
+    return number_in(values, "NUMBER(KERNELPACMASK)", 0, 16)
 
 
 class Arm64State(StackState):

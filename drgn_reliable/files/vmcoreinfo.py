@@ -9,18 +9,19 @@ those of s390x and powerpc have none.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import BinaryIO, NamedTuple, cast
 
 from drgn import FaultError
 
+from drgn_reliable.errors import DumpError
 from drgn_reliable.files.elfcore import ElfCore
 from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.files.packed import Watch
 from drgn_reliable.files.source import DumpFormatError
 
-__all__ = ("Vmcoreinfo", "find_in_memory")
+__all__ = ("Vmcoreinfo", "find_in_memory", "number_in", "values_of")
 
 _NAME = b"VMCOREINFO\0"
 _NAME_AT = 12
@@ -39,6 +40,32 @@ class Vmcoreinfo(NamedTuple):
 
     text: str
     little_endian: bool
+
+
+def values_of(text: str) -> dict[str, str]:
+    """What VMCOREINFO says, by name.
+
+    >>> values_of("OSRELEASE=6.1.0\\nSYMBOL(_stext)=ffffffff81000000\\n")["OSRELEASE"]
+    '6.1.0'
+    """
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def number_in(
+    values: Mapping[str, str], name: str, default: int | None = None, base: int = 10
+) -> int:
+    """A number that VMCOREINFO has, or the default if it has none of that name.
+
+    :raises DumpError: if what it has is no number, or if it lacks one without a default.
+    """
+    if name not in values:
+        if default is None:
+            raise DumpError(f"VMCOREINFO has no {name}")
+        return default
+    try:
+        return int(values[name], base)
+    except ValueError as e:
+        raise DumpError(f"VMCOREINFO is damaged: {name}={values[name]!r} is no number") from e
 
 
 def find_in_memory(file: ElfCore, watch: Watch) -> Vmcoreinfo | None:

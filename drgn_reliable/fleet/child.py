@@ -29,6 +29,7 @@ from drgn_reliable.files.kdump import KdumpFile
 from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.files.packed import unwatched
 from drgn_reliable.files.source import DumpFormatError
+from drgn_reliable.files.vmcoreinfo import values_of
 from drgn_reliable.fleet.origin import add_origin, crash_time, node_of_file
 from drgn_reliable.fleet.record import BadRecord, Record, record_of
 from drgn_reliable.kernel import Kernel
@@ -252,7 +253,7 @@ def _headers(order: Order) -> Record:
     dump = inspect_dump(order.dump)
     note = find_vmcoreinfo(dump.file.notes, little_endian=dump.file.little_endian)
     text = note.description.rstrip(b"\0").decode("ascii", "replace") if note else ""
-    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    values = values_of(text)
     uts = dump.file.header.uts if isinstance(dump.file, KdumpFile) else None
     return Record(
         status="failed",
