@@ -38,6 +38,7 @@ from tests.fleets import (
 
 COUNTED = "key dumps hosts failed tasks unreliable stalled"
 COLUMNS = {
+    "totals": "dumps failed incomplete hosts releases tasks unreliable stalled",
     "blocking": "patch decision function module reason dumps hosts tasks",
     "transitions": "dump patch target pending switched attempts seconds stalled sleeping "
     "unreliable running would_switch",
@@ -127,7 +128,7 @@ HOSTILE = [
     (ENDLESS.format("x"), "no answer within 1 s|more than"),
     ("SELECT count(*) FROM task a, task b, task c, task d, task e", "no answer within 1 s"),
     ("SELEKT", "syntax error"),
-    ("blokcing", "named questions are blocking, transitions,"),
+    ("blokcing", "named questions are totals, blocking, transitions,"),
     ("SELECT gone FROM dump", "no such column"),
     ("SELECT CAST(x'ff' AS TEXT)", "UTF-8"),
     ("SELECT '\udcff'", "query .*"),
