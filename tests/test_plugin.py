@@ -54,6 +54,16 @@ def test_one_task_is_shown_with_its_trace(
     assert "#4  0x" in capsys.readouterr().out
 
 
+def test_a_page_comes_out_of_the_shell_too(
+    prog: drgn.Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For %reliable --format html > FILE: the page, and nothing beside it."""
+    report = run_command(prog, "reliable 1 --format html")
+    shown = capsys.readouterr().out
+    assert [task.pid for task in report.tasks] == [1]
+    assert shown.startswith("<!doctype html>") and shown.endswith("</html>\n")
+
+
 def test_unreliable_is_short_for_what_is_wrong(
     prog: drgn.Program, capsys: pytest.CaptureFixture[str]
 ) -> None:
