@@ -79,6 +79,9 @@ def obey(path, choose, watch, vmcoreinfo, search):
     if act == "print":
         print("noise" * 10000, file=sys.stderr)
         os._exit(3)
+    if act == "chatter":
+        while True:
+            os.write(2, b"noise" * 1000)
     if act == "limits":
         import resource
         raise child.ReliableError(str([

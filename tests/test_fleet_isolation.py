@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drgn_reliable.fleet.child import Said
+from drgn_reliable.fleet.child import Said, peak_memory
 from drgn_reliable.fleet.isolation import Attempt, Job, Limits, Stopped, attempt
 from drgn_reliable.fleet.ladder import scan_job
 from tests.dumps import VMCORES
@@ -91,6 +92,17 @@ def test_what_a_failed_process_printed_is_kept_to_its_end(tmp_path: Path, faults
         "RuntimeError: told" in tried(fault(tmp_path / "a", "raise RuntimeError told")).told.output
     )
     assert len(tried(fault(tmp_path / "b", "print")).told.output) == 4000
+
+
+def test_who_prints_without_end_fills_nothing(
+    tmp_path: Path, faults: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a disk nor this process; its time ends, and its last words are kept."""
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    before = peak_memory(os.getpid())
+    found = tried(fault(tmp_path / "dump", "chatter"), Limits(seconds=2, memory=1 << 30))
+    assert (found.told.outcome, len(found.told.output)) == ("timeout", 4000)
+    assert peak_memory(os.getpid()) - before < 20 << 20
 
 
 def test_a_process_does_not_outlive_who_waits_for_it(tmp_path: Path, faults: None) -> None:

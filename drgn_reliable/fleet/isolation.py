@@ -13,12 +13,10 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO
 
 import msgspec
 
@@ -95,13 +93,12 @@ def attempt(
     :raises Stopped: if so; the process is gone then.
     """
     started = time.monotonic()
-    with tempfile.TemporaryFile() as output:
-        child = _Child(job, rung, limits, output)
-        try:
-            end = _follow(child, limits, say, stop)
-        finally:
-            child.end()
-        printed = "" if end.record else _end_of(output)
+    child = _Child(job, rung, limits)
+    try:
+        end = _follow(child, limits, say, stop)
+    finally:
+        child.end()
+    printed = "" if end.record else child.printed()
     seconds = round(time.monotonic() - started, 3)
     told = AttemptRecord(rung, end.outcome, end.detail, seconds, child.memory, printed)
     return Attempt(told, end.record, child.stage, child.debug)
@@ -110,12 +107,15 @@ def attempt(
 class _Child:
     """The process and what it has said so far."""
 
-    def __init__(self, job: Job, rung: Rung, limits: Limits, output: IO[bytes]) -> None:
+    def __init__(self, job: Job, rung: Rung, limits: Limits) -> None:
         self.stage = "starting"
         self.debug: bool | None = None
         self.memory = 0
         """The most that it was seen to have in memory, in bytes."""
+        self._printed = b""
         self.pipe, theirs = os.pipe()
+        self.output, their_output = os.pipe()
+        os.set_blocking(self.output, False)
         order = Order(
             dump=job.path,
             rung=rung,
@@ -129,17 +129,19 @@ class _Child:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START],
                 stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
+                stdout=their_output,
+                stderr=their_output,
                 pass_fds=(theirs,),
                 start_new_session=True,
                 env={**os.environ, **dict.fromkeys(_OWN_THREADS, "1")},
             )
         except BaseException:
             os.close(self.pipe)
+            os.close(self.output)
             raise
         finally:
             os.close(theirs)
+            os.close(their_output)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as orders:
             orders.write(msgspec.json.encode(sys.path) + b"\n" + msgspec.json.encode(order) + b"\n")
@@ -170,12 +172,31 @@ class _Child:
         self.memory = max(self.memory, said.memory)
         return said
 
+    def take_output(self) -> bool:
+        """Take in some of what it has printed, of which the end is kept.
+
+        :returns: whether it was any; False also at the end.
+        """
+        try:
+            part = os.read(self.output, 1 << 16)
+        except BlockingIOError:
+            return False
+        self._printed = (self._printed + part)[-_OUTPUT_KEPT:]
+        return bool(part)
+
+    def printed(self) -> str:
+        """The end of what it has printed."""
+        return self._printed.decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+
     def end(self) -> None:
         """Leave nothing of it, unless the kernel itself cannot get it out of a file system."""
         os.close(self.pipe)
         if self.status is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self.wait(_KILL_SECONDS)
+        while self.take_output():
+            pass
+        os.close(self.output)
 
 
 @dataclass(frozen=True)
@@ -221,6 +242,7 @@ def _lines(child: _Child, deadline: float, stop: Callable[[], bool]) -> Iterator
     """
     poll = select.poll()
     poll.register(child.pipe, select.POLLIN)
+    poll.register(child.output, select.POLLIN)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -229,9 +251,11 @@ def _lines(child: _Child, deadline: float, stop: Callable[[], bool]) -> Iterator
             raise TimeoutError
         if stop():
             raise Stopped
-        heard = poll.poll(1000 * min(left, _LOOK_EVERY))
+        heard = {file for file, _ in poll.poll(1000 * min(left, _LOOK_EVERY))}
         child.look()
-        if not heard:
+        if child.output in heard and not child.take_output():
+            poll.unregister(child.output)
+        if child.pipe not in heard:
             continue
         chunk = os.read(child.pipe, 1 << 16)
         if not chunk:
@@ -262,9 +286,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _end_of(output: IO[bytes]) -> str:
-    output.seek(0, os.SEEK_END)
-    output.seek(max(0, output.tell() - _OUTPUT_KEPT))
-    return output.read().decode("utf-8", "backslashreplace").replace("\0", "\\x00")
