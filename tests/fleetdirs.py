@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import bz2
+import lzma
 import os
 import shutil
 import sqlite3
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,18 +39,13 @@ class Bad(NamedTuple):
     """A part of what the record says."""
 
 
-def flat_elf_of_notes(count: int) -> bytes:
-    """A flattened ELF file of 4 kB with some notes of 1 GiB each."""
-    note = struct.pack("<IIQQQQQQ", 4, 0, 4096, 0, 0, 1 << 30, 1 << 30, 4)
-    elf = (
-        b"\x7fELF\2\1\1".ljust(16, b"\0")
-        + struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, count, 0, 0, 0)
-        + note * count
-    )
-    head = (b"makedumpfile".ljust(16, b"\0") + struct.pack(">qq", 1, 1)).ljust(4096, b"\0")
-    parts = [(0, elf), (4096 + (1 << 30), b"\0")]
-    records = b"".join(struct.pack(">qq", at, len(data)) + data for at, data in parts)
-    return head + records + struct.pack(">qq", -1, -1)
+def xz_with_a_large_dictionary() -> bytes:
+    """An xz file of 132 bytes that can only be unpacked with 4 GiB of memory."""
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 20}]
+    data = bytearray(lzma.compress(bytes(1 << 16), check=lzma.CHECK_NONE, filters=filters))
+    data[16] = 40
+    data[20:24] = struct.pack("<I", zlib.crc32(data[12:20]))
+    return bytes(data)
 
 
 def damaged_pages() -> bytes:
@@ -83,7 +80,7 @@ BAD: dict[str, Bad] = {
     "bomb": Bad(
         lambda: bz2.compress(bytes(45 << 20)) * 2000, "failed", ("timeout",), "unpacking: no answer"
     ),
-    "glutton": Bad(lambda: flat_elf_of_notes(3), "failed", ("memory",), "opening: more than"),
+    "glutton": Bad(xz_with_a_large_dictionary, "failed", ("memory",), "unpacking: more than"),
     "virsh-save": Bad(
         lambda: b"LibvirtQemudSave" + bytes(5000), "failed", ("format",), "virsh dump"
     ),

@@ -8,7 +8,8 @@ there is, and for files that drgn cannot be given as they are.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -40,14 +41,18 @@ _INCOMPLETE = 0x1
 """``DUMP_ELF_INCOMPLETE`` in ``e_flags``: makedumpfile ran out of space."""
 
 
+_NOTES_LIMIT = 1 << 26
+"""Bytes; the registers of 8,192 CPUs are 3 MB."""
+
+
 class _Segment(NamedTuple):
-    """A ``PT_LOAD`` program header, in bytes."""
+    """Memory of a ``PT_LOAD`` program header that is in the file, in bytes."""
 
     address: int
     """Physical."""
     end: int
-    """Of what is in the file; excluded memory after it is not."""
     offset: int
+    """In the file."""
 
 
 class ElfCore:
@@ -73,11 +78,11 @@ class ElfCore:
         self.machine = "ppc64le" if machine == "ppc64" and self.little_endian else machine
         """What ``uname -m`` says on the dumped machine."""
         self._note_headers = [h for h in headers if h["p_type"] == "PT_NOTE"]
-        self._segments = [
-            _Segment(h["p_paddr"], h["p_paddr"] + h["p_filesz"], h["p_offset"])
-            for h in headers
-            if h["p_type"] == "PT_LOAD"
-        ]
+        loaded = [h for h in headers if h["p_type"] == "PT_LOAD"]
+        self._claimed = max((h["p_offset"] + h["p_filesz"] for h in loaded), default=0)
+        """Where the file would end that has all that its headers tell of."""
+        self._segments = list(_in_the_file(loaded, source.size))
+        self._starts = [segment.address for segment in self._segments]
 
     @property
     def is_core(self) -> bool:
@@ -88,22 +93,19 @@ class ElfCore:
     def notes(self) -> bytes:
         """The ELF notes as the file has them, one after the other.
 
-        :raises DumpFormatError: if they are cut off.
+        :raises DumpFormatError: if they are cut off, or no dump has so many.
         """
+        size = sum(h["p_filesz"] for h in self._note_headers)
+        if size > _NOTES_LIMIT:
+            raise DumpFormatError(f"{self.source.path}: {size} bytes of notes; no dump has so many")
         return b"".join(
             padded(read_exactly(self.source, h["p_offset"], h["p_filesz"], "note segment"))
             for h in self._note_headers
         )
 
     def ranges(self) -> Iterator[tuple[int, int]]:
-        """Physical addresses from and to which there is memory in the file, ascending;
-        ``/proc/vmcore`` has the kernel's image twice."""
-        reached = 0
-        for segment in sorted(self._segments):
-            start = max(segment.address, reached)
-            if start < segment.end:
-                yield start, segment.end
-                reached = segment.end
+        """Physical addresses from and to which there is memory in the file, ascending."""
+        return ((segment.address, segment.end) for segment in self._segments)
 
     @property
     def memory_size(self) -> int:
@@ -115,9 +117,8 @@ class ElfCore:
         found = []
         if self.is_core and self._flags & _INCOMPLETE:
             found.append("makedumpfile ran out of space and marked the dump as incomplete")
-        end = max((s.offset + s.end - s.address for s in self._segments), default=0)
-        if end > self.source.size:
-            found.append(f"cut off at {self.source.size} bytes of {end}")
+        if self._claimed > self.source.size:
+            found.append(f"cut off at {self.source.size} bytes of {self._claimed}")
         return found
 
     def read_physical(self, address: int, count: int) -> bytes:
@@ -134,10 +135,24 @@ class ElfCore:
         return b"".join(parts)
 
     def _read_some(self, address: int, count: int) -> bytes:
-        for segment in self._segments:
-            if segment.address <= address < segment.end:
-                size = min(count, segment.end - address)
-                data = self.source.read(segment.offset + address - segment.address, size)
-                if data:
-                    return data
+        number = bisect_right(self._starts, address) - 1
+        if number >= 0 and address < self._segments[number].end:
+            segment = self._segments[number]
+            size = min(count, segment.end - address)
+            data = self.source.read(segment.offset + address - segment.address, size)
+            if data:
+                return data
         raise FaultError("memory is not in the dump", address)
+
+
+def _in_the_file(headers: Iterable[Mapping[str, int]], size: int) -> Iterator[_Segment]:
+    """Ascending and apart, what ``PT_LOAD`` headers tell of and a file of some size can have;
+    ``/proc/vmcore`` has the kernel's image twice."""
+    reached = 0
+    for header in sorted(headers, key=lambda each: each["p_paddr"]):
+        offset, start = header["p_offset"], header["p_paddr"]
+        end = start + max(0, min(header["p_filesz"], size - offset))
+        if max(start, reached) < end:
+            skipped = max(0, reached - start)
+            yield _Segment(start + skipped, end, offset + skipped)
+            reached = end
