@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -38,7 +37,7 @@ from drgn_reliable.errors import DumpError, ReliableError, UsageError
 from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.opening import open_dump
-from drgn_reliable.outfile import output
+from drgn_reliable.outfile import drop_standard_output, output
 from drgn_reliable.report import Scanner
 from drgn_reliable.tasks import Task
 
@@ -117,7 +116,9 @@ def _add(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for argument in command.arguments:
-        parser.add_argument(*argument.names, **argument.options)
+        action = parser.add_argument(*argument.names, **argument.options)
+        if action.metavar in _FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
     return parser
 
 
@@ -129,10 +130,7 @@ def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     of_fleet = fleet.add_subparsers(dest="fleet", metavar="COMMAND", required=True)
     for command in FLEET:
-        parser = _add(of_fleet, command)
-        for action in parser._actions:
-            if action.metavar in _FILES:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
+        _add(of_fleet, command)
 
 
 def _add_tasks(parser: argparse.ArgumentParser, what: str) -> None:
@@ -180,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", EXIT_DUMP)
     except BrokenPipeError:
         # The reader of a pipe went away: nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_standard_output()
         return 0
     except Terminated:
         return _fail("terminated", EXIT_TERMINATED)

@@ -41,6 +41,7 @@ __all__ = (
     "SCAN",
     "Argument",
     "Command",
+    "argument",
     "exit_code",
     "klp_exit_code",
     "run_explain",
@@ -60,7 +61,8 @@ class Argument:
     options: dict[str, Any]
 
 
-def _argument(*names: str, **options: Any) -> Argument:
+def argument(*names: str, **options: Any) -> Argument:
+    """An argument, written as :meth:`argparse.ArgumentParser.add_argument` is called."""
     return Argument(names, options)
 
 
@@ -82,7 +84,7 @@ unreliable, running (on a CPU, not asked) or unsupported. PROOF is what the dump
 can show: proven, refuted or undecided. REASON names what is wrong, with the section of
 the kernel's reliable-stacktrace document; `reasons` explains each."""
 
-_FORMAT_ARGUMENT = _argument(
+_FORMAT_ARGUMENT = argument(
     "--format",
     choices=("table", "html", *FORMATS),
     default="table",
@@ -90,7 +92,7 @@ _FORMAT_ARGUMENT = _argument(
     "(for flame graphs) for machines",
 )
 
-_FACTS_FORMAT = _argument(
+_FACTS_FORMAT = argument(
     "--format",
     choices=("table", "json"),
     default="table",
@@ -119,14 +121,14 @@ exit status:
   3  the dump cannot be opened, lacks what is needed, or could not be read whole
 """,
     (
-        _argument(
+        argument(
             "--only",
             action="append",
             choices=tuple(ONLY),
             default=[],
             help="only tasks with this verdict or of this kind; may be given more than once",
         ),
-        _argument(
+        argument(
             "--reason",
             action="append",
             metavar="ID",
@@ -134,13 +136,13 @@ exit status:
             help="only tasks with this reason (see the reasons command); may be repeated",
         ),
         _FORMAT_ARGUMENT,
-        _argument(
+        argument(
             "-v",
             "--verbose",
             action="store_true",
             help="show every frame, how it was found, and every reason",
         ),
-        _argument(
+        argument(
             "--group",
             action="store_true",
             help="show identical stacks once, with the tasks that share them",
@@ -161,14 +163,14 @@ examples:
   drgn-reliable reasons --section 4.4     a section's
 """,
     (
-        _argument("id", nargs="*", metavar="ID", help="only these reasons, in full"),
-        _argument(
+        argument("id", nargs="*", metavar="ID", help="only these reasons, in full"),
+        argument(
             "--section",
             choices=tuple(SECTIONS),
             help="only the reasons of a section of the document",
         ),
         _FACTS_FORMAT,
-        _argument("-v", "--verbose", action="store_true", help="show all that is known of each"),
+        argument("-v", "--verbose", action="store_true", help="show all that is known of each"),
     ),
 )
 
@@ -215,7 +217,7 @@ exit status:
   3  the dump cannot be opened or lacks what is needed
 """,
     (
-        _argument(
+        argument(
             "--words",
             choices=("marked", "all", "none"),
             default="marked",
@@ -247,7 +249,7 @@ exit status:
   3  the dump cannot be opened, lacks what is needed, or could not be read whole
 """,
     (
-        _argument(
+        argument(
             "--only",
             action="append",
             choices=[decision.value for decision in Decision],
@@ -255,7 +257,7 @@ exit status:
             help="only tasks with this decision; may be given more than once",
         ),
         _FACTS_FORMAT,
-        _argument(
+        argument(
             "-v",
             "--verbose",
             action="store_true",
@@ -287,12 +289,12 @@ exit status:
   3  the dump cannot be opened, or the capsule would not give the same report
 """,
     (
-        _argument(
+        argument(
             "--add-text",
             action="store_true",
             help="keep the code of the kernel and its modules",
         ),
-        _argument(
+        argument(
             "--add-crash",
             action="store_true",
             help="keep what the crash utility reads: whole stacks, task structures, the kernel log",

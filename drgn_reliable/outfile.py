@@ -12,7 +12,7 @@ from typing import TextIO
 
 from drgn_reliable.errors import UsageError
 
-__all__ = ("output",)
+__all__ = ("drop_standard_output", "output")
 
 
 @contextmanager
@@ -43,6 +43,11 @@ def output(path: str | None) -> Iterator[TextIO]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def drop_standard_output() -> None:
+    """Let what is still to be written to a pipe without a reader go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _umask() -> int:

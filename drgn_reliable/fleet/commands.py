@@ -11,9 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
-from drgn_reliable.commands import Argument, Command
+from drgn_reliable.commands import Command, argument
 from drgn_reliable.errors import UsageError
 from drgn_reliable.fleet.changes import Changes, changes_between, changes_since
 from drgn_reliable.fleet.engines import DaskEngine, Engine, EngineLost, LocalEngine
@@ -25,7 +25,7 @@ from drgn_reliable.fleet.report import fleet_report
 from drgn_reliable.fleet.scan import Tally, scan_fleet
 from drgn_reliable.fleet.sources import read_sources
 from drgn_reliable.fleet.store import Store
-from drgn_reliable.outfile import output
+from drgn_reliable.outfile import drop_standard_output, output
 from drgn_reliable.render.flames import FLAMES, Stack, write_stacks
 from drgn_reliable.render.fleet import (
     ANSWER_FORMATS,
@@ -43,10 +43,6 @@ EXIT_LOST = 4
 """What should scan, or the store, was lost; another scan goes on where this one stopped."""
 
 N = TypeVar("N", int, float)
-
-
-def _argument(*names: str, **options: Any) -> Argument:
-    return Argument(names, options)
 
 
 def _at_least(kind: type[N], least: N) -> Callable[[str], N]:
@@ -87,23 +83,23 @@ exit status:
   130 or 143  interrupted; the same command goes on
 """,
     (
-        _argument("paths", nargs="+", metavar="PATH|GLOB|MANIFEST", help="what to scan"),
-        _argument("--store", required=True, metavar="FILE", help="the SQLite file to add to"),
-        _argument(
+        argument("paths", nargs="+", metavar="PATH|GLOB|MANIFEST", help="what to scan"),
+        argument("--store", required=True, metavar="FILE", help="the SQLite file to add to"),
+        argument(
             "--jobs",
             type=_at_least(int, 1),
             default=len(os.sched_getaffinity(0)),
             metavar="N",
             help="how many dumps at a time (default: the CPUs of this machine, %(default)s)",
         ),
-        _argument(
+        argument(
             "--timeout",
             type=_at_least(float, 0.001),
             default=Limits().seconds,
             metavar="S",
             help="seconds for each attempt at a dump (default: %(default)g)",
         ),
-        _argument(
+        argument(
             "--memory",
             type=_at_least(int, 128),
             default=Limits().memory >> 20,
@@ -111,19 +107,19 @@ exit status:
             help="MiB of memory for each process, the mapped dump not counted (default: "
             "%(default)s)",
         ),
-        _argument(
+        argument(
             "--engine",
             choices=("local", "dask"),
             default="local",
             help="processes of this machine (default), or the workers of Dask",
         ),
-        _argument(
+        argument(
             "--scheduler",
             metavar="ADDR",
             help="Dask's scheduler, such as tcp://head:8786; without it, --engine dask starts "
             "--jobs workers here",
         ),
-        _argument(
+        argument(
             "--symbols",
             action="append",
             default=[],
@@ -131,8 +127,8 @@ exit status:
             help="a kernel's vmlinux or debug file, used for the dumps that it fits; may be "
             "repeated",
         ),
-        _argument("--retry", action="store_true", help="scan again what failed before"),
-        _argument(
+        argument("--retry", action="store_true", help="scan again what failed before"),
+        argument(
             "--events",
             metavar="FILE",
             help="write what happens as lines of JSON; - for standard output",
@@ -160,26 +156,26 @@ exit status:
   2  usage: an argument is wrong, or the store cannot be read
 """,
     (
-        _argument("store", metavar="STORE", help="what `fleet scan` has written"),
-        _argument(
+        argument("store", metavar="STORE", help="what `fleet scan` has written"),
+        argument(
             "--format",
             choices=(*REPORT_FORMATS, "csv", *FLAMES),
             default="table",
             help="table for people (default), html for a browser; json, csv (with --by), folded "
             "and speedscope (for flame graphs) for machines",
         ),
-        _argument(
+        argument(
             "--by",
             choices=tuple(QUESTIONS),
             help="only one table of the report, as table, json or csv",
         ),
-        _argument(
+        argument(
             "--since",
             metavar="SCAN|DATE",
             help="say also what is new in the dumps that were scanned then or since",
         ),
-        _argument("--compare", metavar="OLD", help="say also what is not in an older store"),
-        _argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all"),
+        argument("--compare", metavar="OLD", help="say also what is not in an older store"),
+        argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all"),
     ),
 )
 
@@ -200,15 +196,15 @@ exit status:
   2  usage: an argument is wrong, or the store cannot be read
 """,
     (
-        _argument("store", metavar="STORE", help="what `fleet scan` has written"),
-        _argument("question", nargs="?", metavar="NAME|SQL", help="what to ask"),
-        _argument(
+        argument("store", metavar="STORE", help="what `fleet scan` has written"),
+        argument("question", nargs="?", metavar="NAME|SQL", help="what to ask"),
+        argument(
             "--format",
             choices=tuple(ANSWER_FORMATS),
             default="table",
             help="table for people (default), csv or json for machines",
         ),
-        _argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all"),
+        argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all"),
     ),
 )
 
@@ -303,7 +299,7 @@ class _Events:
             )
             self._file = None
             if self._path == "-":  # what is left in its buffer has nowhere to go
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                drop_standard_output()
 
 
 def _status(tally: Tally) -> int:

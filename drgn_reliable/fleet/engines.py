@@ -153,28 +153,34 @@ class LocalEngine(Engine):
         self._stopped.set()
 
 
+class _Absence:
+    """How long somebody has not been there."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def too_long(self, there: bool) -> bool:
+        """Whether it has been for too long.
+
+        :param there: whether somebody is there now.
+        """
+        now = time.monotonic()
+        self._since = None if there else self._since or now
+        return self._since is not None and now - self._since > _NO_WORKERS_SECONDS
+
+
 class _Bound:
     """What only one worker can do."""
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
+        self.absence = _Absence()
         self.futures: set[Future[Any]] = set()
-        self._since: float | None = None
-        """When it was first found that the worker is not there."""
 
     def waiting(self) -> bool:
         """Whether anything is still to be done."""
         self.futures = {future for future in self.futures if not future.done()}
         return bool(self.futures)
-
-    def gone(self, there: bool) -> bool:
-        """Whether the worker has been missing for too long.
-
-        :param there: whether it is not missing now.
-        """
-        now = time.monotonic()
-        self._since = None if there else self._since or now
-        return self._since is not None and now - self._since > _NO_WORKERS_SECONDS
 
 
 class DaskEngine(Engine):
@@ -195,7 +201,8 @@ class DaskEngine(Engine):
         self._client.subscribe_topic(_TOPIC, self._hear)
         self._bound: dict[str, _Bound] = {}
         """By the name or host of the worker that some work is for."""
-        self._without_workers: float | None = None
+        self._absence = _Absence()
+        """Of all workers."""
         super().__init__(self._client.get_executor(pure=False), jobs)
 
     @property
@@ -237,7 +244,7 @@ class DaskEngine(Engine):
         known = self._known() if waiting else set()
         found: dict[Future[Any], str] = {}
         for name, bound in waiting.items():
-            if bound.gone(name in known):
+            if bound.absence.too_long(name in known):
                 why = f"no worker {name} for {_NO_WORKERS_SECONDS} s"
                 found |= dict.fromkeys(bound.futures, why)
         return found
@@ -254,12 +261,7 @@ class DaskEngine(Engine):
         """
         if self._client.status in ("closed", "closing"):
             raise EngineLost("the connection to the Dask scheduler was lost; scan again to go on")
-        if self._client.status == "running" and self.slots:
-            self._without_workers = None
-            return
-        now = time.monotonic()
-        self._without_workers = self._without_workers or now
-        if now - self._without_workers > _NO_WORKERS_SECONDS:
+        if self._absence.too_long(self._client.status == "running" and self.slots > 0):
             raise EngineLost(
                 f"no Dask worker for {_NO_WORKERS_SECONDS} s; start some, and scan again to go on"
             )

@@ -413,7 +413,7 @@ def record_of(
             for patch in livepatch.patches
         )
     if livepatch and livepatch.transition:
-        indices = {report.tasks[i].task: i for i in range(len(report.tasks))}
+        indices = {task.task: index for index, task in enumerate(report.tasks)}
         record.transition = _transition_record(livepatch, livepatch.transition)
         record.pending = tuple(
             _pending_record(task, indices[task.report.task], livepatch.transition)

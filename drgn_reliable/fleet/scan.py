@@ -214,7 +214,7 @@ class _Scan:
             work = self._identifying.pop(future)
             future.cancel()
             detail = f"reading the file: no answer within {self._limits.seconds:g} s"
-            self._keep(work, Record(status="failed", cause="timeout", detail=detail))
+            self._keep(work, _failed("timeout", detail))
 
     def _leave_abandoned(self) -> None:
         """Give up what the engine has nobody for any more."""
@@ -223,7 +223,7 @@ class _Scan:
             future.cancel()
             if work is not None:
                 self._forget(work)
-                self._keep(work, Record(status="failed", cause="lost", detail=why))
+                self._keep(work, _failed("lost", why))
 
     def _forget(self, work: _Work) -> None:
         """Let no copy wait for this any more."""
@@ -248,11 +248,11 @@ class _Scan:
         place = work.places[0]
         source = place.source
         work.options = options_hash(source.symbols, source.vmcoreinfo)
-        try:
-            work.identity = _result(future)
-        except _Failure as failure:
-            self._keep(work, failure.record())
+        identity = _result(future)
+        if isinstance(identity, Record):
+            self._keep(work, identity)
             return
+        work.identity = identity
         key = (work.identity.digest, work.options)
         if key in self._in_hand:
             self._in_hand[key].places.append(place)
@@ -267,11 +267,7 @@ class _Scan:
 
     def _scanned(self, work: _Work, future: Future[Record]) -> None:
         self._forget(work)
-        try:
-            record = _result(future)
-        except _Failure as failure:
-            record = failure.record()
-        self._keep(work, record)
+        self._keep(work, _result(future))
 
     def _keep(self, work: _Work, record: Record) -> None:
         """Add a new record to the store."""
@@ -294,31 +290,23 @@ class _Scan:
                 self._listen(Kept(path=place.name, dump=dump, status=brief.status))
 
 
-class _Failure(Exception):
-    """There is no result, for a reason that is not the dump's."""
-
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(cause, detail)
-        self._cause, self._detail = cause, detail
-
-    def record(self) -> Record:
-        """What there is to keep."""
-        return Record(status="failed", cause=self._cause, detail=text_of_path(self._detail))
+def _failed(cause: str, detail: str) -> Record:
+    """What there is to keep where there is no result, for a reason that is not the dump's."""
+    return Record(status="failed", cause=cause, detail=text_of_path(detail))
 
 
-def _result(future: Future[T]) -> T:
-    """The result of a future that is done.
+def _result(future: Future[T]) -> T | Record:
+    """The result of a future that is done, or the record of there being none.
 
-    :raises _Failure: if there is none.
     :raises EngineLost: if there will be no others either.
     """
     try:
         return future.result()
     except OSError as e:
-        raise _Failure("unreadable", e.strerror or str(e)) from e
+        return _failed("unreadable", e.strerror or str(e))
     except (BrokenExecutor, CancelledError) as e:
         raise EngineLost(f"the engine gave up ({e or type(e).__name__}); scan again") from e
     except ImportError as e:
         raise EngineLost(f"the workers cannot scan: {e}; install the same there as here") from e
     except Exception as e:  # of an engine: its worker died too often, its result did not arrive
-        raise _Failure("lost", f"{type(e).__name__}: {e}") from e
+        return _failed("lost", f"{type(e).__name__}: {e}")

@@ -15,6 +15,7 @@ from tabulate import tabulate
 from drgn_reliable.fleet.questions import QUESTIONS, Answer
 from drgn_reliable.fleet.scan import Tally
 from drgn_reliable.render.page import write_page
+from drgn_reliable.render.table import counted_words
 from drgn_reliable.render.visible import visible
 
 __all__ = (
@@ -238,13 +239,12 @@ def _write_new(data: Mapping[str, Any], out: TextIO) -> None:
 
 
 def _totals(totals: Mapping[str, Any]) -> str:
-    kernel = ", ".join(f"{count} {word}" for word, count in totals["kernel"].items() if count)
-    proof = ", ".join(f"{count} {word}" for word, count in totals["proof"].items() if count)
     statuses = [f"{totals[word]} {word}" for word in ("incomplete", "failed") if totals[word]]
     return (
         f"{_counted(totals['dumps'], 'dump')}{' (' + ', '.join(statuses) + ')' if statuses else ''}"
         f" of {_counted(totals['hosts'], 'host')} and {_counted(totals['releases'], 'kernel')}, "
-        f"{_counted(totals['tasks'], 'task')}: kernel: {kernel or 'none'}; proof: {proof or 'none'}"
+        f"{_counted(totals['tasks'], 'task')}: "
+        f"kernel: {counted_words(totals['kernel'])}; proof: {counted_words(totals['proof'])}"
     )
 
 

@@ -15,6 +15,7 @@ from drgn_reliable.selection import group_stacks, summary_counts
 from drgn_reliable.waiting import channel_of
 
 __all__ = (
+    "counted_words",
     "reason_line",
     "task_title",
     "write_capsule_summary",
@@ -147,7 +148,7 @@ def _write_summary(report: DumpReport, out: TextIO) -> None:
     plural = "task" if len(report.tasks) == 1 else "tasks"
     out.write(
         f"{len(report.tasks)} {plural} of {report.release} ({report.architecture}): "
-        f"kernel: {_counted(counts['kernel'])}; proof: {_counted(counts['proof'])}\n"
+        f"kernel: {counted_words(counts['kernel'])}; proof: {counted_words(counts['proof'])}\n"
     )
     for problem in report.problems:
         out.write(f"incomplete: {problem}\n")
@@ -155,7 +156,8 @@ def _write_summary(report: DumpReport, out: TextIO) -> None:
         out.write(f"warning: {warning}\n")
 
 
-def _counted(counts: dict[str, int]) -> str:
+def counted_words(counts: Mapping[str, int]) -> str:
+    """How many there are of each, of those that there are."""
     return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "none"
 
 
