@@ -46,6 +46,7 @@ def tried(path: Path, limits: Limits = LIMITS, said: list[Said] | None = None) -
         ("raise RuntimeError of some kind", "defect", "of some kind"),
         ("raise OSError cannot", "unreadable", "cannot"),
         ("raise RecursionError deep", "defect", "deep"),
+        ("raise RuntimeError a\0b", "defect", "opening: a\\x00b"),
         ("print", "crash", "with status 3"),
     ],
 )

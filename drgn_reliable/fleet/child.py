@@ -31,7 +31,7 @@ from drgn_reliable.files.packed import unwatched
 from drgn_reliable.files.source import DumpFormatError
 from drgn_reliable.files.vmcoreinfo import values_of
 from drgn_reliable.fleet.origin import add_origin, crash_time, node_of_file
-from drgn_reliable.fleet.record import BadRecord, Record, record_of
+from drgn_reliable.fleet.record import BadRecord, Record, clean, record_of
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.livepatch import LivepatchReport, analyse
 from drgn_reliable.memory import missing
@@ -174,7 +174,7 @@ def _attempt(order: Order, say: Say) -> Said:
         detail = str(e).removeprefix(f"{order.dump}: ") or type(e).__name__
         if outcome == "memory":
             detail = f"more than {order.memory >> 20} MiB of memory"
-        return Said(outcome=outcome, detail=detail.encode("utf-8", "backslashreplace").decode())
+        return Said(outcome=outcome, detail=clean(detail))
 
 
 # A scan -------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def _headers(order: Order) -> Record:
     return Record(
         status="failed",
         stored=dump.stored,
-        release=values.get("OSRELEASE") or (uts.release if uts else "") or None,
+        release=clean(values.get("OSRELEASE") or (uts.release if uts else "")) or None,
         architecture=dump.file.machine or None,
         node=node_of_file(dump),
         crashed=crash_time(values),

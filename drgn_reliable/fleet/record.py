@@ -43,6 +43,7 @@ __all__ = (
     "StackRecord",
     "TaskRecord",
     "TransitionRecord",
+    "clean",
     "normal_name",
     "record_of",
 )
@@ -235,10 +236,10 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 @lru_cache(1 << 16)
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Text that is valid UTF-8 and goes on after a NUL.
 
-    >>> _clean("a\\ud800b\\0c")
+    >>> clean("a\\ud800b\\0c")
     'a\\\\ud800b\\\\x00c'
     """
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
@@ -249,11 +250,11 @@ def _clean_facts(value: Any) -> Any:
         return {name: _clean_facts(each) for name, each in value.items()}
     if isinstance(value, list):
         return [_clean_facts(each) for each in value]
-    return _clean(value) if isinstance(value, str) else value
+    return clean(value) if isinstance(value, str) else value
 
 
 def _clean_or_none(text: str | None) -> str | None:
-    return _clean(text) if text else None
+    return clean(text) if text else None
 
 
 def normal_name(symbol: str) -> str:
@@ -331,7 +332,7 @@ def _task_record(report: TaskReport, stacks: _Stacks) -> TaskRecord:
         report.pid,
         report.tgid,
         report.cpu,
-        _clean(report.comm),
+        clean(report.comm),
         report.state,
         report.kind.value,
         report.kernel.verdict.value,
@@ -340,7 +341,7 @@ def _task_record(report: TaskReport, stacks: _Stacks) -> TaskRecord:
         stacks.index(report.frames),
         _clean_or_none(normal_name(channel_of(report))),
         tuple(
-            ReasonRecord(reason.id, reason.frame, _clean(reason.detail), reason is first)
+            ReasonRecord(reason.id, reason.frame, clean(reason.detail), reason is first)
             for reason in report.reasons
         ),
     )
@@ -348,7 +349,7 @@ def _task_record(report: TaskReport, stacks: _Stacks) -> TaskRecord:
 
 def _transition_record(report: LivepatchReport, transition: Transition) -> TransitionRecord:
     return TransitionRecord(
-        _clean(transition.patch),
+        clean(transition.patch),
         transition.target,
         transition.replaces,
         transition.pending,
@@ -368,12 +369,12 @@ def _pending_record(task: PendingTask, index: int, transition: Transition) -> Pe
         _clean_or_none(task.wait.file),
         task.wait.leaves.value,
         advice,
-        _clean(text),
+        clean(text),
         tuple(
             BlockerRecord(
-                _clean(blocker.function.name),
+                clean(blocker.function.name),
                 _clean_or_none(blocker.function.module),
-                _clean(blocker.function.version),
+                clean(blocker.function.version),
                 blocker.frame,
             )
             for blocker in task.blockers
@@ -396,20 +397,20 @@ def record_of(
     problems = dict.fromkeys(report.problems + (livepatch.problems if livepatch else ()))
     record = Record(
         status="incomplete" if problems else "whole",
-        release=_clean(report.release),
-        architecture=_clean(report.architecture),
-        unwinder=_clean(report.unwinder),
-        types=_clean(report.types),
-        symbols=_clean(report.symbols),
+        release=clean(report.release),
+        architecture=clean(report.architecture),
+        unwinder=clean(report.unwinder),
+        types=clean(report.types),
+        symbols=clean(report.symbols),
         facts=_clean_facts(facts) if facts else None,
-        problems=tuple(map(_clean, problems)),
-        warnings=tuple(map(_clean, report.warnings)),
+        problems=tuple(map(clean, problems)),
+        warnings=tuple(map(clean, report.warnings)),
         stacks=tuple(stacks.records),
         tasks=tasks,
     )
     if livepatch:
         record.patches = tuple(
-            PatchRecord(_clean(patch.name), patch.enabled, patch.replace, patch.forced)
+            PatchRecord(clean(patch.name), patch.enabled, patch.replace, patch.forced)
             for patch in livepatch.patches
         )
     if livepatch and livepatch.transition:
