@@ -303,10 +303,6 @@ class StackMemory:
         self._data = bytes(data)
         self._holes = tuple(holes)
 
-    def readable(self) -> tuple[int, bytes]:
-        """Where the part that was read begins, and its bytes: none if a page of it lacks."""
-        return self._start, b"" if self._holes else self._data
-
     def contains(self, address: int, size: int) -> bool:
         """Whether an object of ``size`` bytes lies wholly within the stack's bounds."""
         return self.low <= address and address + size <= self.high
@@ -318,6 +314,28 @@ class StackMemory:
             return self._word_with_care(address)
         found: int = self._unpack(self._data, offset)[0]
         return found
+
+    def number(self, address: int) -> int | None:
+        """Like :meth:`word`, for a word that is no address: flags, or a mark."""
+        return self.word(address)
+
+    def glance(self, address: int) -> int | None:
+        """Like :meth:`word`, for a word that decides nothing: it is only told."""
+        return self.word(address)
+
+    def holds(self, address: int, value: int) -> bool | None:
+        """Whether the word at an address is a certain one, where any other tells nothing."""
+        found = self.word(address)
+        return None if found is None else found == value
+
+    def places_of(self, value: int, low: int, high: int) -> list[int]:
+        """Where in a part of the stack a word is, of the words that can be read.
+
+        :param low: address of the first word.
+        :param high: where the last one ends.
+        """
+        places = range(max(low, self.low), high - 7, 8)
+        return [place for place in places if self.word(place) == value]
 
     def _word_with_care(self, address: int) -> int | None:
         if not self.contains(address, 8):

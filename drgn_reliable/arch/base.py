@@ -67,6 +67,18 @@ class StackRegisters:
         """A saved register, None if the dump lacks the word."""
         return self._stack.word(self.address + self._offsets[name])
 
+    def flags(self, name: str) -> int | None:
+        """A saved register that is no address."""
+        return self._stack.number(self.address + self._offsets[name])
+
+    def glance(self, name: str) -> int | None:
+        """A saved register that decides nothing."""
+        return self._stack.glance(self.address + self._offsets[name])
+
+    def holds(self, name: str, value: int) -> bool | None:
+        """Whether a saved register has a certain value, where any other tells nothing."""
+        return self._stack.holds(self.address + self._offsets[name], value)
+
 
 class CpuRegisters:
     """The registers of a CPU at the instant of the dump.
@@ -84,6 +96,8 @@ class CpuRegisters:
     def get(self, name: str) -> int | None:
         """A register, None if the dump does not have it."""
         return self._values.get(name)
+
+    flags = get
 
 
 class KernelFacts:
@@ -452,20 +466,31 @@ class StackUnwinder(Unwinder[S]):
         and keeps frames in init text."""
         return doubt == "init-text-freed" and bool(state.task.address == self.facts.init_task)
 
-    def skip_plain(self, state: S, walk: Walk, limit: int) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-
     def finish(self, state: S, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         self.check_records(state, walk)
         self._check_magic(state.task, walk)
 
+    def is_undisturbed(self, task: Task) -> bool:
+        """Whether :meth:`finish` would find nothing that belongs to the task rather than to its
+        walk: a return address that a tracer keeps, or an overwritten end of the stack."""
+        try:
+            recorded = self._graph.recorded(task) or self._probes.recorded(task)
+        except FaultError:
+            return False
+        return not recorded and self._magic(task) in (STACK_END_MAGIC, None)
+
+    def _magic(self, task: Task) -> int | None:
+        """The lowest word of the task's stack, None if the dump lacks it."""
+        try:
+            found: int = self._prog.read_u64(task.stack)
+        except FaultError:
+            return None
+        return found
+
     def _check_magic(self, task: Task, walk: Walk) -> None:
         """See whether the lowest word of the task's stack is still what it was."""
-        try:
-            magic = self._prog.read_u64(task.stack)
-        except FaultError:
-            return
-        if magic != STACK_END_MAGIC:
+        magic = self._magic(task)
+        if magic not in (STACK_END_MAGIC, None):
             detail = f"{magic:#x} at {task.stack:#x}, expected {STACK_END_MAGIC:#x}"
             walk.note("stack-end-overwritten", detail, pc=None, sp=task.stack, value=magic)

@@ -11,8 +11,7 @@ from drgn import FaultError, Program
 
 from drgn_reliable.arch.base import Parts, StackRegisters
 from drgn_reliable.arch.callers import CallerFinder, Outcome
-from drgn_reliable.arch.x86_64 import ABI, direct_call_target
-from drgn_reliable.arch.x86_plain import PlainFrames
+from drgn_reliable.arch.x86_64 import ABI, USER_MODE, direct_call_target
 from drgn_reliable.arch.x86_state import OrcState
 from drgn_reliable.arch.x86_unwinder import X86Unwinder, in_user_mode
 from drgn_reliable.memory import MASK
@@ -78,7 +77,6 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         self.frame_pointers = frame_pointers
         self.name = orc.format.name
         self._rules: dict[tuple[int, bool], Rule | None] = {}
-        self._plain = PlainFrames(self.text, self.trampolines)
         self._callers = CallerFinder(ABI, parts.information, parts.facts.register_offsets)
 
     @classmethod
@@ -151,12 +149,6 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         tracer's trampoline, and none what is in an optprobe's slot."""
         return doubt in SETTLED_DOUBTS or super().excuses(doubt, state)
 
-    def skip_plain(self, state: OrcState, walk: Walk, limit: int) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`. A proof holds every frame's rule against those
-        of other providers."""
-        if not state.proving:
-            self._plain.skip(state, walk, limit)
-
     def step(self, state: OrcState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         outcomes = self._outcomes(state) if state.proving else []
@@ -191,8 +183,6 @@ class OrcUnwinder(X86Unwinder[OrcState]):
                 walk.note("memory-unreadable", detail, pc=state.pc, sp=state.sp)
                 state.done = True
                 return
-            if rule:
-                self._plain.learn(rule, state)
         found_by = _ORC
         if outcomes and (rule is None or rule.shape is _UNDEFINED):
             self._step_by_metadata(state, walk, outcomes)
@@ -314,12 +304,13 @@ class OrcUnwinder(X86Unwinder[OrcState]):
             walk.note("regs-outside-stack", detail, pc=state.pc, sp=state.sp, value=at)
             return False
         regs = StackRegisters(state.stack, at - missing & MASK, self.facts.register_offsets)
-        pc, sp = regs.get("ip"), regs.get("sp")
+        user = (regs.flags("cs") or 0) & USER_MODE
+        pc, sp = map(regs.glance if user else regs.get, ("ip", "sp"))
         if pc is None or sp is None:
             self.stop_unreadable(state, walk, at)
             return False
         state.found_by = FoundBy.PT_REGS if full else FoundBy.PARTIAL_PT_REGS
-        if pc == self._probes.trampoline:
+        if pc == self._probes.trampoline and not user:
             # Just returned to: the slot that held the address is the word below SP.
             pc = self.probed_return(state, walk, sp - 8 & MASK)
             if pc is None:
@@ -336,7 +327,7 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         base = rule.bp_base
         word: int | None
         if base is _NO_BASE:
-            if state.regs is not None:
+            if state.regs is not None and not in_user_mode(state):
                 word = state.register("bp")
                 state.bp = state.bp if word is None else word
             return True

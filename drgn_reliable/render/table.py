@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from tabulate import tabulate
@@ -111,7 +111,7 @@ def _names(group: Iterable[TaskReport]) -> str:
     return ", ".join(shown) + (f" and {len(counted) - 6} more" if len(counted) > 6 else "")
 
 
-def _write_frames(frames: tuple[Frame, ...], out: TextIO) -> None:
+def _write_frames(frames: Sequence[Frame], out: TextIO) -> None:
     rows = [
         (f"  #{i}", f"{frame.pc:#x}", str(frame.code), _found(frame))
         for i, frame in enumerate(frames)
