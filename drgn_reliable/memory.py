@@ -268,7 +268,9 @@ class StackMemory:
     :param order: byte order of the dump, as :func:`byte_order` gives it.
     """
 
-    __slots__ = ("low", "high", "name", "_prog", "_start", "_last", "_data", "_unpack", "_holes")
+    __slots__ = (
+        "low", "high", "name", "_prog", "_start", "_last", "_data", "_unpack", "_pack", "_holes",
+    )  # fmt: skip
 
     def __init__(
         self, prog: Program, low: int, high: int, used: int, name: str, order: str = "<"
@@ -277,7 +279,8 @@ class StackMemory:
         self.high = high
         self.name = name
         self._prog = prog
-        self._unpack = _UNPACK_WORD[order]
+        self._unpack = _WORD[order].unpack_from
+        self._pack = _WORD[order].pack
         self._holes: tuple[tuple[int, int], ...] = ()
         self._load(used if low <= used < high else low)
 
@@ -334,8 +337,21 @@ class StackMemory:
         :param low: address of the first word.
         :param high: where the last one ends.
         """
-        places = range(max(low, self.low), high - 7, 8)
-        return [place for place in places if self.word(place) == value]
+        low, high = max(low, self.low), min(high, self.high)
+        if high - low < 8:
+            return []
+        if low < self._start:
+            self._load(self.low)
+        if self._holes:
+            word = StackMemory.word
+            return [place for place in range(low, high - 7, 8) if word(self, place) == value]
+        start, wanted = self._start, self._pack(value)
+        found, at = [], self._data.find(wanted, low - start, high - start)
+        while at >= 0:
+            if not (at + start - low) & 7:
+                found.append(start + at)
+            at = self._data.find(wanted, at + 1, high - start)
+        return found
 
     def _word_with_care(self, address: int) -> int | None:
         if not self.contains(address, 8):
@@ -348,4 +364,4 @@ class StackMemory:
         return found
 
 
-_UNPACK_WORD = {order: struct.Struct(f"{order}Q").unpack_from for order in "<>"}
+_WORD = {order: struct.Struct(f"{order}Q") for order in "<>"}

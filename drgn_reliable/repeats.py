@@ -53,7 +53,7 @@ class _Notes:
     absent: dict[tuple[int, int, int], None] = field(default_factory=dict)
     """Value, low and high: it looked for the value in that part, and did not find it."""
     start: int = 0
-    """Where the part of the stack begins that was read."""
+    """Address from which on the stack was asked for; 0 before there is one."""
     told: bool = True
     """Whether the notes tell all that the walk depended on."""
 
@@ -69,41 +69,42 @@ class _NotedStack(StackMemory):
         notes.start = used if low <= used < high else low
         super().__init__(prog, low, high, used, *rest)
 
-    def _known(self, address: int, noted: dict[int, int]) -> int | None:
-        found = super().word(address)
-        if found is None or address < self._notes.start or address & 7:
+    def glance(self, address: int) -> int | None:
+        found = StackMemory.word(self, address)
+        if found is None or address & 7:
             self._notes.told = False
-        else:
-            noted[address] = found
+        elif address < self._notes.start:
+            self._notes.start = address
         return found
 
     def word(self, address: int) -> int | None:
-        return self._known(address, self._notes.words)
+        found = self.glance(address)
+        if found is not None:
+            self._notes.words[address] = found
+        return found
 
     def number(self, address: int) -> int | None:
-        return self._known(address, self._notes.numbers)
-
-    def glance(self, address: int) -> int | None:
-        found = super().word(address)
-        if found is None or address < self._notes.start:
-            self._notes.told = False
+        found = self.glance(address)
+        if found is not None:
+            self._notes.numbers[address] = found
         return found
 
     def holds(self, address: int, value: int) -> bool | None:
         found = self.glance(address)
-        if found != value:
+        if found is None:
+            return None
+        if found == value:
+            self._notes.words[address] = found
+        else:
             self._notes.others[address, value] = None
-            return None if found is None else False
-        self.word(address)
-        return True
+        return found == value
 
     def places_of(self, value: int, low: int, high: int) -> list[int]:
-        found = [
-            place for place in range(max(low, self.low), high - 7, 8) if self.glance(place) == value
-        ]
-        if found:
+        found = StackMemory.places_of(self, value, low, high)
+        if found or low & 7 or low < self._notes.start or high > self.high:
             self._notes.told = False
-        self._notes.absent[value, max(low, self.low), high] = None
+        elif high > low:
+            self._notes.absent[value, low, high] = None
         return found
 
 
@@ -118,59 +119,77 @@ class _Start(NamedTuple):
     fp_on_stack: bool
 
 
+class _Words:
+    """Takes the words at some places of a stack, in ascending order, out of a part of it.
+
+    >>> _Words((16, 32), "<").of(bytes(8) + bytes([1]) + bytes(15) + bytes([2]) + bytes(7), 8)
+    (1, 2)
+    """
+
+    __slots__ = ("_first", "_unpack")
+
+    def __init__(self, places: Sequence[int], order: str) -> None:
+        self._first = at = places[0] if places else 0
+        spelling = order
+        for place in places:
+            spelling += f"{place - at}xQ"
+            at = place + 8
+        self._unpack = struct.Struct(spelling).unpack_from
+
+    def of(self, data: bytes, start: int) -> tuple[int, ...]:
+        """The words, from data that begins at ``start``."""
+        return self._unpack(data, self._first - start) if self._first else ()
+
+
+class _Value(NamedTuple):
+    """A word that was looked for: a number, or a place on the stack."""
+
+    value: int
+    moves: bool
+
+    def on(self, stack: int) -> int:
+        """The word for a stack at an address."""
+        return stack + self.value if self.moves else self.value
+
+
 @dataclass(frozen=True, eq=False)
 class KnownWalk:
     """A walk that can be recognised on another task's stack, and what is to be said of it.
 
-    Addresses of the stack are counted from its lowest byte, in bytes.
+    Places are counted from the stack's lowest address, in bytes.
     """
 
     trace: Trace
     kernel: KernelAnswer
     proof: ProofAnswer
-    pointers: struct.Struct
-    """Finds the words that point into the stack."""
+    pointers: _Words
+    """The words that point into the stack."""
     targets: tuple[int, ...]
     """Where they point to."""
-    others: tuple[tuple[int, int, bool], ...]
-    """Place and value of each word that is another one; whether the value points into the stack."""
-    absent: tuple[tuple[int, int, int, bool], ...]
-    """Value, low and high of what is not in a part; whether the value points into the stack."""
+    others: tuple[tuple[int, _Value], ...]
+    """Places, and what is not there."""
+    absent: tuple[tuple[_Value, int, int], ...]
+    """What is not in a part of the stack, and where that begins and ends."""
 
-    def is_on(self, stack: int, start: int, data: bytes, word: struct.Struct) -> bool:
-        """Whether another stack has the words of the walk that point into the stack, and lacks
-        what this one lacked.
 
-        :param stack: its lowest address.
-        :param start: where ``data`` begins, counted from there.
-        :param word: a 64-bit word in the dump's byte order.
-        """
-        if self.pointers.unpack_from(data) != tuple([stack + to for to in self.targets]):
-            return False
-        for place, value, moves in self.others:
-            if word.unpack_from(data, place - start)[0] == (stack + value if moves else value):
-                return False
-        for value, low, high, moves in self.absent:
-            wanted = word.pack(stack + value if moves else value)
-            at = data.find(wanted, low - start, high - start)
-            while at >= 0:
-                if not (at + start - low) & 7:
-                    return False
-                at = data.find(wanted, at + 1, high - start)
-        return True
+@dataclass
+class _Alike:
+    """Walks that read the same places."""
+
+    fixed: _Words
+    """The words that do not point into the stack."""
+    walks: dict[tuple[int, ...], list[KnownWalk]] = field(default_factory=dict)
+    """By what these words are."""
 
 
 @dataclass
 class _Place:
-    """The walks that start alike."""
+    """Walks that start alike."""
 
     start: int
-    """Where the used part begins, counted from the stack."""
-    tables: dict[tuple[int, ...], tuple[struct.Struct, dict[tuple[int, ...], list[KnownWalk]]]] = (
-        field(default_factory=dict)
-    )
-    """By the places of the words that do not point into the stack: what finds these words, and
-    the walks by what the words are."""
+    """Where the part of the stack begins that any of them asked for."""
+    tables: dict[tuple[int, ...], _Alike] = field(default_factory=dict)
+    """By the places of the words that do not point into the stack."""
 
 
 class Repeats:
@@ -187,8 +206,11 @@ class Repeats:
         self._word = struct.Struct(order + "Q")
         self._size: int = unwinder.facts.thread_size
         self._init_task: int = unwinder.facts.init_task
+        self._plain = unwinder.plain_address if unwinder.signs_returns else None
         self._places: dict[_Start, _Place] = {}
         self._count = 0
+
+    # Recognise ---------------------------------------------------------------------------
 
     def find(self, task: Task) -> KnownWalk | None:
         """The walk that the task's walk repeats, None if it has to be made."""
@@ -196,39 +218,19 @@ class Repeats:
         place = self._places.get(start) if start else None
         if place is None:
             return None
-        stack = task.stack
+        stack, begin = task.stack, place.start
         try:
-            data = self._prog.read(stack + place.start, self._size - place.start)
+            data = self._prog.read(stack + begin, self._size - begin)
         except (FaultError, OverflowError):
             return None
-        for fixed, known in place.tables.values():
-            for walk in known.get(fixed.unpack_from(data), ()):
-                if walk.is_on(stack, place.start, data, self._word):
+        for alike in place.tables.values():
+            words = alike.fixed.of(data, begin)
+            if self._plain:
+                words = tuple(map(self._plain, words))
+            for walk in alike.walks.get(words, ()):
+                if self._is_on(walk, stack, begin, data):
                     return walk if self._unwinder.is_undisturbed(task) else None
         return None
-
-    def walk(self, task: Task) -> tuple[Walk, KnownWalk | None]:
-        """Walk a task's stack as the kernel would; the walk to remember if others may repeat it."""
-        start = self._start(task)
-        if start is None:
-            return walk_task(self._unwinder, task), None
-        notes = _Notes()
-        with self._noting(notes):
-            walk = walk_task(self._unwinder, task)
-        if notes.told and not walk.reasons and walk.end is not End.STOPPED:
-            return walk, self._remember(task, start, walk, notes)
-        return walk, None
-
-    @contextmanager
-    def _noting(self, notes: _Notes) -> Iterator[None]:
-        def make(*where: Any) -> StackMemory:
-            return _NotedStack(notes, *where)
-
-        usual, self._unwinder.stack_memory = self._unwinder.stack_memory, make
-        try:
-            yield
-        finally:
-            self._unwinder.stack_memory = usual
 
     def _start(self, task: Task) -> _Start | None:
         """What a walk starts with; None if no other task's walk can repeat it."""
@@ -243,50 +245,102 @@ class Repeats:
         idle, user = task.kind is TaskKind.IDLE, task.kind is TaskKind.USER
         return _Start(idle, user, task.saved_sp - low, task.saved_pc, fp, on_stack)
 
-    def _remember(self, task: Task, start: _Start, walk: Walk, notes: _Notes) -> KnownWalk | None:
-        low, high = task.stack, task.stack + self._size
+    def _is_on(self, walk: KnownWalk, stack: int, begin: int, data: bytes) -> bool:
+        """Whether a stack whose other words are those of a walk has its pointers too, and lacks
+        what the walk's stack lacked.
 
-        def on_stack(value: int) -> bool:
-            return low <= value <= high
-
-        def moved(value: int) -> tuple[int, bool]:
-            return (value - low, True) if on_stack(value) else (value, False)
-
-        words = notes.words | notes.numbers
-        replaced = any(
-            at in self._unwinder.trampolines
-            for word in (*notes.words.values(), task.saved_pc)
-            for at in self._unwinder.may_stand_for(word)
+        :param stack: its lowest address.
+        :param data: the words from the place ``begin`` on.
+        """
+        if walk.pointers.of(data, begin) != tuple([stack + to for to in walk.targets]):
+            return False
+        if not walk.others and not walk.absent:
+            return True
+        unpack, plain = self._word.unpack_from, self._plain
+        for place, value in walk.others:
+            found, other = unpack(data, place - begin)[0], value.on(stack)
+            if found == other or (plain and plain(found) == plain(other)):
+                return False
+        return not any(
+            _is_in(data, self._word.pack(value.on(stack)), low - begin, high - begin)
+            for value, low, high in walk.absent
         )
-        if replaced or any(map(on_stack, (*notes.numbers.values(), *walk.entries()))):
-            return None
-        fixed = sorted(at - low for at, value in words.items() if not on_stack(value))
-        pointing = sorted(at - low for at, value in words.items() if on_stack(value))
-        begin = notes.start - low
+
+    # Remember ----------------------------------------------------------------------------
+
+    def walk(self, task: Task) -> tuple[Walk, KnownWalk | None]:
+        """Walk a task's stack as the kernel would; the walk to remember if others may repeat it."""
+        start = self._start(task)
+        if start is None:
+            return walk_task(self._unwinder, task), None
+        notes = _Notes()
+        with self._noting(notes):
+            walk = walk_task(self._unwinder, task)
+        if not notes.told or walk.reasons or walk.end is End.STOPPED:
+            return walk, None
+        if self._is_particular(task, walk, notes):
+            return walk, None
+        return walk, self._remember(task, start, walk, notes)
+
+    @contextmanager
+    def _noting(self, notes: _Notes) -> Iterator[None]:
+        def make(*where: Any) -> StackMemory:
+            return _NotedStack(notes, *where)
+
+        usual, self._unwinder.stack_memory = self._unwinder.stack_memory, make
+        try:
+            yield
+        finally:
+            self._unwinder.stack_memory = usual
+
+    def _is_particular(self, task: Task, walk: Walk, notes: _Notes) -> bool:
+        """Whether a walk met a tracer's trampoline, or took an address of its stack for a number or
+        for code."""
+        unwinder, stack = self._unwinder, range(task.stack, task.stack + self._size + 1)
+        replaced = (
+            at in unwinder.trampolines
+            for word in (*notes.words.values(), task.saved_pc)
+            for at in unwinder.may_stand_for(word)
+        )
+        numbers = (word in stack for word in (*notes.numbers.values(), *walk.entries()))
+        return any(replaced) or any(numbers)
+
+    def _remember(self, task: Task, start: _Start, walk: Walk, notes: _Notes) -> KnownWalk:
+        low, stack = task.stack, range(task.stack, task.stack + self._size + 1)
+        words = dict(sorted({**notes.words, **notes.numbers}.items()))
+        fixed = {at - low: word for at, word in words.items() if word not in stack}
+        targets = {at - low: word - low for at, word in words.items() if word in stack}
+
+        def value(word: int) -> _Value:
+            return _Value(word - low, True) if word in stack else _Value(word, False)
+
         known = KnownWalk(
             Frames.of(walk.frames, low).trace,
             kernel_answer(walk, running=False, supported=self._supported),
             proof_answer(walk),
-            self._words_at(pointing, begin),
-            tuple(words[low + at] - low for at in pointing),
-            tuple((at - low, *moved(value)) for at, value in notes.others),
-            tuple((moved(v)[0], a - low, b - low, moved(v)[1]) for v, a, b in notes.absent),
+            _Words(tuple(targets), self._order),
+            tuple(targets.values()),
+            tuple((at - low, value(word)) for at, word in notes.others),
+            tuple((value(word), a - low, b - low) for word, a, b in notes.absent),
         )
         if self._count >= _LIMIT:
             self._places.clear()
             self._count = 0
         self._count += 1
-        place = self._places.setdefault(start, _Place(begin))
-        if tuple(fixed) not in place.tables:
-            place.tables[tuple(fixed)] = (self._words_at(fixed, begin), {})
-        alike = place.tables[tuple(fixed)][1]
-        alike.setdefault(tuple(words[low + at] for at in fixed), []).append(known)
+        place = self._places.setdefault(start, _Place(notes.start - low))
+        place.start = min(place.start, notes.start - low)
+        where = tuple(fixed)
+        alike = place.tables.get(where)
+        if alike is None:
+            alike = place.tables[where] = _Alike(_Words(where, self._order))
+        key = map(self._plain, fixed.values()) if self._plain else fixed.values()
+        alike.walks.setdefault(tuple(key), []).append(known)
         return known
 
-    def _words_at(self, places: Sequence[int], start: int) -> struct.Struct:
-        """What unpacks the words at some places of data that begins at ``start``."""
-        at, spelling = start, self._order
-        for place in places:
-            spelling += f"{place - at}xQ"
-            at = place + 8
-        return struct.Struct(spelling)
+
+def _is_in(data: bytes, word: bytes, start: int, end: int) -> bool:
+    """Whether a word is at one of the places ``start``, ``start + 8``, ... before ``end``."""
+    at = data.find(word, start, end)
+    while at >= 0 and (at - start) & 7:
+        at = data.find(word, at + 1, end)
+    return at >= 0

@@ -334,6 +334,11 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
 
     # Return addresses --------------------------------------------------------------------
 
+    @property
+    def signs_returns(self) -> bool:
+        """See :class:`drgn_reliable.arch.base.StackUnwinder`: with an authentication code."""
+        return bool(self.facts.pac_mask)
+
     def plain_address(self, pc: int) -> int:
         """See :class:`drgn_reliable.arch.base.StackUnwinder`: without its authentication code; bit
         55 tells a kernel address."""

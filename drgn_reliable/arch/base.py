@@ -75,6 +75,10 @@ class StackRegisters:
         """A saved register that decides nothing."""
         return self._stack.glance(self.address + self._offsets[name])
 
+    def saved(self, name: str) -> tuple[StackMemory, int]:
+        """The stack on which a register is saved, and the address there."""
+        return self._stack, self.address + self._offsets[name]
+
     def holds(self, name: str, value: int) -> bool | None:
         """Whether a saved register has a certain value, where any other tells nothing."""
         return self._stack.holds(self.address + self._offsets[name], value)
@@ -97,7 +101,10 @@ class CpuRegisters:
         """A register, None if the dump does not have it."""
         return self._values.get(name)
 
-    flags = get
+    flags = glance = get
+
+    def saved(self, name: str) -> None:
+        """Where on a stack a register is saved: nowhere."""
 
 
 class KernelFacts:
@@ -308,6 +315,11 @@ class StackUnwinder(Unwinder[S]):
         found[self._probes.trampoline] = "a return probe's"
         return {address: whose for address, whose in found.items() if address is not None}
 
+    @property
+    def signs_returns(self) -> bool:
+        """Whether return addresses are stored with something that differs from task to task."""
+        return False
+
     def plain_address(self, pc: int) -> int:
         """A return address without what the CPU adds to it."""
         return pc
@@ -326,9 +338,12 @@ class StackUnwinder(Unwinder[S]):
 
     # Reading stacks ----------------------------------------------------------------------
 
-    def read(self, state: S, walk: Walk, address: int) -> int | None:
-        """A word of an accessible stack; None, with the reason noted, if there is none."""
-        word = state.stack.word(address)
+    def read(self, state: S, walk: Walk, address: int, *, decides: bool = True) -> int | None:
+        """A word of an accessible stack; None, with the reason noted, if there is none.
+
+        :param decides: the walk depends on what the word is, not only on its being there.
+        """
+        word = state.stack.word(address) if decides else state.stack.glance(address)
         return self._read_elsewhere(state, walk, address) if word is None else word
 
     def peek(self, state: S, address: int) -> int | None:

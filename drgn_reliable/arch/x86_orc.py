@@ -114,11 +114,12 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         if not stack.contains(frame, facts.frame_size + 1):
             self.note_outside(state, walk, frame, "saved stack pointer")
             return
-        pc, bp = stack.word(frame + facts.frame_ip), stack.word(frame + facts.frame_bp)
+        pc, bp = stack.word(frame + facts.frame_ip), stack.glance(frame + facts.frame_bp)
         if pc is None or bp is None:
             self.stop_unreadable(state, walk, frame)
             return
-        state.pc, state.bp = pc, bp
+        state.pc = pc
+        state.bp_saved_at(frame + facts.frame_bp)
         state.exact = pc == facts.fork_return_taken
 
     def _start_running(self, state: OrcState, walk: Walk) -> None:
@@ -325,22 +326,20 @@ class OrcUnwinder(X86Unwinder[OrcState]):
 
     def _restore_bp(self, state: OrcState, walk: Walk, rule: Rule, sp: int) -> bool:
         base = rule.bp_base
-        word: int | None
         if base is _NO_BASE:
-            if state.regs is not None and not in_user_mode(state):
-                word = state.register("bp")
-                state.bp = state.bp if word is None else word
+            if state.regs is not None:
+                state.take_saved_bp()
             return True
         if base is _PREV_SP:
-            word = self.read(state, walk, sp + rule.bp_offset & MASK)
+            slot = sp + rule.bp_offset & MASK
         elif base is _BP:
-            word = self.read(state, walk, state.bp + rule.bp_offset & MASK)
+            slot = state.bp + rule.bp_offset & MASK
         else:
             walk.note("bad-unwind-data", f"frame base {base!r}", pc=state.pc, sp=state.sp)
             return False
-        if word is None:
+        if self.read(state, walk, slot, decides=False) is None:
             return False
-        state.bp = word
+        state.bp_saved_at(slot)
         return True
 
     def _find_caller(self, state: OrcState, walk: Walk) -> bool:
