@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Make a dump with as many tasks as you like of one that is at hand.
 
-    python -m contrib.scale vmcores/x86_64-6.12.kdump --tasks 100000 -o FILE
+python -m contrib.scale vmcores/x86_64-6.12.kdump --tasks 100000 -o FILE
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from contrib.scale.crowd import write_crowd
 from drgn_reliable.errors import ReliableError
 from drgn_reliable.files.codecs import COMPRESSION
-
-from contrib.scale.crowd import write_crowd
 
 
 def main() -> int:

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from drgn_reliable import Kernel
-from drgn_reliable.memory import member_offset
-
 from contrib.scale.plan import Plan
 from contrib.scale.templates import Part, Pattern, Template, offset_of
+from drgn_reliable import Kernel
+from drgn_reliable.memory import member_offset
 
 __all__ = ("Clones", "Places", "Sizes")
 

@@ -7,17 +7,11 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 from random import Random
 
 from drgn import sizeof
 from drgn.helpers.linux.idr import idr_for_each
-
-from drgn_reliable import Kernel, open_dump
-from drgn_reliable.errors import UsageError
-from drgn_reliable.files.kdump import KdumpFile
-from drgn_reliable.files.kdumpwriter import KdumpSummary, write_kdump
-from drgn_reliable.opening import OpenedDump, opened_dump
 
 from contrib.scale.clones import Clones, Places, Sizes
 from contrib.scale.idr import PidTree
@@ -25,6 +19,11 @@ from contrib.scale.machines import Machine, machine_of
 from contrib.scale.memory import Memory, PageTables, align_up
 from contrib.scale.plan import Plan, make_plan
 from contrib.scale.templates import Template, find_templates, offset_of, pid_size
+from drgn_reliable import Kernel, open_dump
+from drgn_reliable.errors import UsageError
+from drgn_reliable.files.kdump import KdumpFile
+from drgn_reliable.files.kdumpwriter import KdumpSummary, write_kdump
+from drgn_reliable.opening import OpenedDump, opened_dump
 
 __all__ = ("Crowd", "write_crowd")
 
@@ -101,7 +100,7 @@ class _Maker:
         addresses = sorted(task.address for task in self._kernel.tasks)
         # The slab allocator has put some side by side; their type says less, for the end of
         # struct task_struct is as long as the CPU needs it to be.
-        task = min(b - a for a, b in zip(addresses, addresses[1:], strict=False))
+        task = min(b - a for a, b in pairwise(addresses))
         slab = _SLAB_PAGES * self._page_size
         signal = sizeof(self._kernel.prog.type("struct signal_struct"))
         return Sizes(
@@ -140,9 +139,7 @@ class _Maker:
         self._tree = PidTree(self._kernel, self._pid_pointer, self.first_pid + plan.tasks, head)
         self._nodes_in_page = self._page_size // self._tree.node_size
         layout.take(-(-self._tree.nodes // self._nodes_in_page) * self._page_size)
-        self._page_tables = PageTables(
-            self._memory, paging, self._machine.root, layout.page
-        )
+        self._page_tables = PageTables(self._memory, paging, self._machine.root, layout.page)
         linear = self._linear_map()
         stacks = self._free_range(self._tables * self._span)
         self._map(tables, stacks, linear, base, layout)

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 
 from drgn import sizeof
 
-from drgn_reliable import Kernel
-
 from contrib.scale.templates import offset_of
+from drgn_reliable import Kernel
 
 __all__ = ("PidTree",)
 

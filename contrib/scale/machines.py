@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from contrib.scale.memory import Paging
 from drgn_reliable import Kernel
 from drgn_reliable.errors import UsageError
-
-from contrib.scale.memory import Paging
 
 __all__ = ("Machine", "machine_of")
 

@@ -9,7 +9,7 @@
  * crash kernel to take the dump. A dump taken while they are held is that very instant,
  * and contains the rows.
  *
- * The host finds the rows by the physical address of the header page, which is
+ * The host finds the rows by the physical address of the header, which is
  * printed when the module is loaded, long before anything is stopped. It knows
  * that the rows are complete when the header says VMLAB_READY. Nothing is
  * printed while the CPUs are stopped: consoles may need a thread to do so.
@@ -41,7 +41,7 @@
 #define HURT_PREFIX	"hurt"
 #define HURT_VALUE	0x00dead00beef0000UL
 
-/* One page, read by the host through physical memory; little-endian on all machines. */
+/* Contiguous pages, read by the host through physical memory; little-endian on all machines. */
 struct vmlab_header {
 	char magic[16];
 	__le64 state;
@@ -75,6 +75,7 @@ static unsigned int (*save_plain)(struct task_struct *task, unsigned long *store
 static struct task_struct *(*idle_of)(int cpu);
 
 static struct vmlab_header *header;
+static size_t header_size;
 static char *rows;
 static size_t rows_size, rows_used;
 static unsigned long entries[MAX_ENTRIES];
@@ -451,9 +452,8 @@ static int make_buffer(void)
 
 	rows_size = PAGE_ALIGN((size_t)buffer_kb << 10);
 	page_count = rows_size / PAGE_SIZE;
-	if (struct_size(header, page_address, page_count) > PAGE_SIZE)
-		return -E2BIG;
-	header = (void *)get_zeroed_page(GFP_KERNEL);
+	header_size = struct_size(header, page_address, page_count);
+	header = alloc_pages_exact(header_size, GFP_KERNEL | __GFP_ZERO);
 	rows = vzalloc(rows_size);
 	if (!header || !rows)
 		return -ENOMEM;
@@ -472,7 +472,8 @@ static void release(void)
 	if (proc_entry)
 		proc_remove(proc_entry);
 	vfree(rows);
-	free_page((unsigned long)header);
+	if (header)
+		free_pages_exact(header, header_size);
 }
 
 static int __init vmlab_oracle_init(void)

@@ -75,6 +75,7 @@ struct state {
 QUIET_STATES(DECLARE_STATE)
 SPIN_STATES(DECLARE_STATE)
 
+void start_crowd_of_threads(int count);
 int trigger(const char *path);
 int load_crash_kernel(const char *kernel, const char *initramfs, const char *cmdline);
 
