@@ -11,7 +11,7 @@ as they are, how many pages there are) and for the files that libkdumpfile refus
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -198,6 +198,10 @@ class KdumpFile:
             address += len(part)
             count -= len(part)
         return b"".join(parts)
+
+    def page_numbers(self) -> Iterator[int]:
+        """The page frames that are in the file, ascending."""
+        return (n for n in range(8 * len(self._bitmap)) if self._has(n))
 
     def _page(self, number: int) -> bytes:
         address = number * self.header.page_size

@@ -83,6 +83,7 @@ def write_kdump(
     notes: bytes = b"",
     phys_base: int = 0,
     max_pfn: int | None = None,
+    compressed: bool = True,
     check: Callable[[str], None] = lambda path: None,
 ) -> KdumpSummary:
     """Write pages of physical memory to a kdump-compressed file, whole or not at all.
@@ -114,6 +115,8 @@ def write_kdump(
         VMCOREINFO. It can be negative.
     :param max_pfn: one more than the highest page frame of the machine. The bitmaps take two bits
         for each page frame below it, present or not. By default, what ``pages`` needs.
+    :param compressed: whether pages are compressed, each by itself. A file that is to be packed as
+        a whole becomes smaller without.
     :param check: looks at the finished file, under another name; what it raises keeps the file
         from appearing under its own.
     :raises ValueError: if an argument is wrong; no file is written then.
@@ -122,7 +125,7 @@ def write_kdump(
     order = _check_machine(uts, page_size, nr_cpus)
     notes, vmcoreinfo_note = _with_vmcoreinfo(notes, vmcoreinfo, order)
     with tempfile.TemporaryFile(dir=path.parent) as spool, _replacing(path, check) as file:
-        store = _PageStore(spool, page_size, max_pfn)
+        store = _PageStore(spool, page_size, max_pfn, -1 if compressed else 0)
         for pfn, data in _in_order(pages):
             store.add(pfn, data)
         layout = _Layout.of(page_size, len(notes), store.max_pfn)
@@ -177,10 +180,12 @@ class _PageStore:
     before the data.
     """
 
-    def __init__(self, spool: BinaryIO, page_size: int, max_pfn: int | None) -> None:
+    def __init__(self, spool: BinaryIO, page_size: int, max_pfn: int | None, level: int) -> None:
         self._spool = spool
         self._page_size = page_size
         self._limit = max_pfn
+        self._level = level
+        """Of zlib; with 0 no page becomes smaller."""
         self._size = 0
         self._pfns = array("Q")
         self._which = array("Q")
@@ -223,7 +228,7 @@ class _PageStore:
             raise ValueError(f"page frame {pfn:#x} is not below max_pfn {self._limit}")
 
     def _store(self, page: bytes) -> None:
-        compressed = zlib.compress(page)
+        compressed = zlib.compress(page, self._level)
         shrunk = len(compressed) < len(page)
         data = compressed if shrunk else page
         self._spool.write(data)
