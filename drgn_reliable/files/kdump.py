@@ -205,6 +205,10 @@ class KdumpFile:
             count -= len(part)
         return b"".join(parts)
 
+    def page_numbers(self) -> Iterator[int]:
+        """The page frames that are in the file, ascending."""
+        return (n for n in range(8 * len(self._bitmap)) if self._has(n))
+
     def _page(self, number: int) -> bytes:
         address = number * self.header.page_size
         descriptor = struct.Struct(self._order + PAGE_DESCRIPTOR)
