@@ -45,6 +45,10 @@ _NOTES_LIMIT = 1 << 26
 """Bytes; the registers of 8,192 CPUs are 3 MB."""
 
 
+_LAST_OFFSET = (1 << 63) - 1
+"""Of ``off_t``."""
+
+
 class _Segment(NamedTuple):
     """Memory of a ``PT_LOAD`` program header that is in the file, in bytes."""
 
@@ -117,9 +121,16 @@ class ElfCore:
         found = []
         if self.is_core and self._flags & _INCOMPLETE:
             found.append("makedumpfile ran out of space and marked the dump as incomplete")
-        if self._claimed > self.source.size:
+        if self.reaches_beyond_all_files:
+            found.append("damaged: its headers tell of memory beyond the end of any file")
+        elif self._claimed > self.source.size:
             found.append(f"cut off at {self.source.size} bytes of {self._claimed}")
         return found
+
+    @property
+    def reaches_beyond_all_files(self) -> bool:
+        """Whether a segment would end where the system has no offsets."""
+        return self._claimed > _LAST_OFFSET
 
     def read_physical(self, address: int, count: int) -> bytes:
         """Return physical memory.

@@ -28,7 +28,7 @@ from drgn_reliable.files.buildid import build_id_of
 from drgn_reliable.files.elfcore import ELF_SIGNATURE
 from drgn_reliable.files.flattened import FLATTENED_SIGNATURE
 from drgn_reliable.files.kdump import KDUMP_SIGNATURE
-from drgn_reliable.files.packed import packing_of
+from drgn_reliable.files.packed import first_bytes, packing_of
 
 __all__ = ("Found", "Place", "Source", "find", "read_sources")
 
@@ -233,8 +233,7 @@ def _no_dump(path: str) -> str:
             packing = packing_of(start)
             if packing:
                 file.seek(0)
-                with packing.open(file) as unpacked:
-                    start = unpacked.read(_START)
+                start = first_bytes(file, packing, _START)
     except FileNotFoundError:
         return "a link that leads nowhere"
     except OSError as e:
