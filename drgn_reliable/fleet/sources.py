@@ -257,3 +257,7 @@ class _Start:
     def read(self, offset: int, size: int) -> bytes:
         """The bytes from an offset on, as far as they are known."""
         return self._start[offset : offset + size]
+
+    def spans(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """All that is known."""
+        yield offset, max(0, min(size, self.size - offset))
