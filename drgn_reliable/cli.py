@@ -187,14 +187,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(e, EXIT_DUMP)
     except FaultError as e:
         return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", EXIT_DUMP)
+    except MemoryError:
+        return _fail(f"{_subject(args)}: takes more memory than this process may have", EXIT_DUMP)
     except BrokenPipeError:
         # The reader of a pipe went away: nobody is left to tell.
         drop_standard_output()
         return 0
+    except OSError as e:
+        return _fail(f"{_subject(args)}: cannot be read or written ({e.strerror or e})", EXIT_DUMP)
     except Terminated:
         return _fail("terminated", EXIT_TERMINATED)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
+
+
+def _subject(args: argparse.Namespace) -> str:
+    return str(getattr(args, "dump", args.command))
 
 
 def _fail(error: ReliableError | str, status: int) -> int:
