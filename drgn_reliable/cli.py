@@ -31,8 +31,9 @@ from drgn_reliable.commands import (
     run_info,
     run_klp,
     run_reasons,
-    run_scan,
     show_capsule,
+    start_scan,
+    write_scan,
 )
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
 from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
@@ -233,12 +234,13 @@ def _run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         _warn(args, Scanner(kernel).warnings())
         return 0
+    scan = start_scan(kernel, args, args.task, _progress)
     with output(args.output) as out:
-        report = run_scan(kernel, args, args.task, out, _progress)
-    _warn(args, report.warnings)
-    for problem in report.problems:
+        tally = write_scan(kernel, scan, args, out)
+    _warn(args, scan.warnings)
+    for problem in scan.problems:
         _fail(f"{args.dump}: {problem}", EXIT_DUMP)
-    return exit_code(report)
+    return exit_code(scan, tally)
 
 
 def _warn(args: argparse.Namespace, warnings: Iterable[str]) -> None:

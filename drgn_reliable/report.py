@@ -25,6 +25,7 @@ from drgn_reliable.tasks import Task
 from drgn_reliable.walk import walk_task
 
 __all__ = (
+    "Scan",
     "Scanner",
     "collector_paused",
     "merged_reasons",
@@ -92,6 +93,50 @@ class Scanner:
             self.problems(),
             self.warnings(),
         )
+
+
+class Scan:
+    """A scan that is under way. It has what a :class:`~drgn_reliable.model.DumpReport` has, but its
+    tasks are walked as they are taken, and are not kept.
+
+    :param tasks: the tasks to walk.
+    :param passes: which reports to give.
+    :param dump: what to call the dump; by default its file.
+    """
+
+    def __init__(
+        self,
+        scanner: Scanner,
+        tasks: Iterable[Task],
+        passes: Callable[[TaskReport], bool] | None = None,
+        dump: str | None = None,
+    ) -> None:
+        kernel = scanner.kernel
+        self._scanner = scanner
+        self.dump = kernel.path if dump is None else dump
+        self.release = kernel.release
+        self.architecture = kernel.architecture
+        self.unwinder: str = kernel.unwinder.name
+        self.types = kernel.types
+        self.symbols = kernel.symbols.source
+        reports = scanner.reports(tasks)
+        self.tasks: Iterator[TaskReport] = filter(passes, reports) if passes else reports
+        """The reports, once."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What has kept the scan so far from seeing every task, one line each."""
+        return self._scanner.problems()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What there is to prove with so far, but is damaged, one line each."""
+        return self._scanner.warnings()
+
+    def whole(self) -> DumpReport:
+        """All reports at once."""
+        with collector_paused():
+            return self._scanner.dump_report(self.dump, self.tasks)
 
 
 def report_of(task: Task, walk: Walk, proof: Walk, *, supported: bool) -> TaskReport:
@@ -163,9 +208,7 @@ def scan(prog: Program, progress: Callable[[Iterable[Task]], Iterable[Task]] = i
     :raises drgn_reliable.ReliableError: if the program is no kernel that can be scanned.
     """
     scanner = Scanner(Kernel(prog))
-    with collector_paused():
-        reports = list(scanner.reports(progress(scanner.kernel.tasks)))
-    return scanner.dump_report(scanner.kernel.path, reports)
+    return Scan(scanner, progress(scanner.kernel.tasks)).whole()
 
 
 def scan_task(task: Object) -> TaskReport:

@@ -19,7 +19,7 @@ from drgn_reliable.explanation import (
 from drgn_reliable.formulas import Assigned
 from drgn_reliable.model import KernelVerdict, Reason
 from drgn_reliable.render.machine import frame_dict, hex_or_null, reason_dict, task_dict
-from drgn_reliable.render.table import reason_line, task_title
+from drgn_reliable.render.tasks import reason_line, task_title
 from drgn_reliable.render.visible import visible
 
 __all__ = ("explanation_dict", "write_explanations", "write_explanations_json")
