@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""loongarch64 with ORC: arch/loongarch/kernel/unwind_orc.c, stacktrace.c and process.c, asm/unwind.h,
-read in 7.2.
+"""loongarch64 with ORC: arch/loongarch/kernel/unwind_orc.c, stacktrace.c and process.c, and
+asm/unwind.h, read in 7.2.
 """
 
 from __future__ import annotations

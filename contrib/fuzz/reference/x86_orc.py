@@ -15,8 +15,14 @@ FRAME = 56
 """``sizeof(struct inactive_task_frame)``; ``bp`` is at 40, ``ret_addr`` at 48."""
 UNDEFINED, END, CALL, REGS, PARTIAL = range(5)
 """Types of entries, numbered as since 6.4."""
-OLD_NAMES = ["undefined", "prev_sp", "dx", "di", "bp", "sp", "r10", "r13", "bp_indirect", "sp_indirect"]
-NEW_NAMES = ["undefined", "ax", "dx", "sp", "bp", "di", "r10", "r13", "prev_sp", "sp_indirect", "bp_indirect"]
+OLD_NAMES = (
+    *("undefined", "prev_sp", "dx", "di", "bp"),
+    *("sp", "r10", "r13", "bp_indirect", "sp_indirect"),
+)
+NEW_NAMES = (
+    *("undefined", "ax", "dx", "sp", "bp", "di"),
+    *("r10", "r13", "prev_sp", "sp_indirect", "bp_indirect"),
+)
 NEW_HASH = "137c36ad7627c4dd55932176bb0ecdbd5041fc82"
 
 
