@@ -213,7 +213,7 @@ class GeneratedText:
         )
         for ksym in container_nodes(self._prog, head, layout.offsets["node"], _LIST_LIMIT):
             fields = layout.read(self._prog, ksym)
-            name = fields["name"].split(b"\0")[0].decode("utf-8", "replace")
+            name = fields["name"].split(b"\0")[0].decode("utf-8", "backslashreplace")
             yield BpfText(
                 fields["start"],
                 fields["end"],

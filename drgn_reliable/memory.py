@@ -268,7 +268,9 @@ class StackMemory:
     :param order: byte order of the dump, as :func:`byte_order` gives it.
     """
 
-    __slots__ = ("low", "high", "name", "_prog", "_start", "_last", "_data", "_unpack", "_holes")
+    __slots__ = (
+        "low", "high", "name", "_prog", "_start", "_last", "_data", "_unpack", "_pack", "_holes",
+    )  # fmt: skip
 
     def __init__(
         self, prog: Program, low: int, high: int, used: int, name: str, order: str = "<"
@@ -277,7 +279,8 @@ class StackMemory:
         self.high = high
         self.name = name
         self._prog = prog
-        self._unpack = _UNPACK_WORD[order]
+        self._unpack = _WORD[order].unpack_from
+        self._pack = _WORD[order].pack
         self._holes: tuple[tuple[int, int], ...] = ()
         self._load(used if low <= used < high else low)
 
@@ -303,10 +306,6 @@ class StackMemory:
         self._data = bytes(data)
         self._holes = tuple(holes)
 
-    def readable(self) -> tuple[int, bytes]:
-        """Where the part that was read begins, and its bytes: none if a page of it lacks."""
-        return self._start, b"" if self._holes else self._data
-
     def contains(self, address: int, size: int) -> bool:
         """Whether an object of ``size`` bytes lies wholly within the stack's bounds."""
         return self.low <= address and address + size <= self.high
@@ -317,6 +316,41 @@ class StackMemory:
         if offset < 0 or offset > self._last or self._holes:
             return self._word_with_care(address)
         found: int = self._unpack(self._data, offset)[0]
+        return found
+
+    def number(self, address: int) -> int | None:
+        """Like :meth:`word`, for a word that is no address: flags, or a mark."""
+        return self.word(address)
+
+    def glance(self, address: int) -> int | None:
+        """Like :meth:`word`, for a word that decides nothing: it is only told."""
+        return self.word(address)
+
+    def holds(self, address: int, value: int) -> bool | None:
+        """Whether the word at an address is a certain one, where any other tells nothing."""
+        found = self.word(address)
+        return None if found is None else found == value
+
+    def places_of(self, value: int, low: int, high: int) -> list[int]:
+        """Where in a part of the stack a word is, of the words that can be read.
+
+        :param low: address of the first word.
+        :param high: where the last one ends.
+        """
+        low, high = max(low, self.low), min(high, self.high)
+        if high - low < 8:
+            return []
+        if low < self._start:
+            self._load(self.low)
+        if self._holes:
+            word = StackMemory.word
+            return [place for place in range(low, high - 7, 8) if word(self, place) == value]
+        start, wanted = self._start, self._pack(value)
+        found, at = [], self._data.find(wanted, low - start, high - start)
+        while at >= 0:
+            if not (at + start - low) & 7:
+                found.append(start + at)
+            at = self._data.find(wanted, at + 1, high - start)
         return found
 
     def _word_with_care(self, address: int) -> int | None:
@@ -330,4 +364,4 @@ class StackMemory:
         return found
 
 
-_UNPACK_WORD = {order: struct.Struct(f"{order}Q").unpack_from for order in "<>"}
+_WORD = {order: struct.Struct(f"{order}Q") for order in "<>"}

@@ -121,7 +121,7 @@ class ModuleList:
         self._modules.append(
             Module(
                 address,
-                fields["name"].split(b"\0")[0].decode("utf-8", "replace"),
+                fields["name"].split(b"\0")[0].decode("utf-8", "backslashreplace"),
                 tuple(self._regions(address)),
                 fields["orc_ip"] or 0,
                 fields["orc"] or 0,

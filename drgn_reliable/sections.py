@@ -109,7 +109,7 @@ def _reader(prog: Program) -> Callable[[int], tuple[str, int]]:
     def read(attribute: int) -> tuple[str, int]:
         fields = layout.read(prog, attribute - within)
         name = prog.read_c_string(fields["name"], max_size=_NAME_LIMIT)
-        return name.decode("utf-8", "replace"), fields["address"]
+        return name.decode("utf-8", "backslashreplace"), fields["address"]
 
     return read
 

@@ -170,7 +170,7 @@ def module_symbols(prog: Program, kallsyms: int) -> ModuleSymbols:
     strings: bytes = prog.read(table["strtab"], last + len(tail) + 1)
 
     def name(offset: int) -> str:
-        return strings[offset : strings.index(b"\0", offset)].decode("utf-8", "replace")
+        return strings[offset : strings.index(b"\0", offset)].decode("utf-8", "backslashreplace")
 
     named = [Named(name(row[0]), row[4]) for row in rows]
     return ModuleSymbols([found for found in named if found.name and not _is_label(found.name)])

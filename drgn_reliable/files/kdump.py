@@ -11,7 +11,7 @@ as they are, how many pages there are) and for the files that libkdumpfile refus
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -153,6 +153,12 @@ class KdumpFile:
     def memory_size(self) -> int:
         """Bytes of memory in the file."""
         return self._rank[-1] * self.header.page_size
+
+    def page_numbers(self) -> Iterator[int]:
+        """The page frames that are in the file, ascending."""
+        for at, byte in enumerate(self._bitmap):
+            if byte:
+                yield from (8 * at + bit for bit in range(8) if byte >> bit & 1)
 
     def flaws(self) -> list[str]:
         """What is missing from the file as a whole, one clause each."""
