@@ -129,7 +129,11 @@ class Specimen:
                 patient.saved.append(address)
             elif not task <= address < struct_end:
                 rest.add(address)
-        patient.walked = sorted(set(patient.walked))
+        if not patient.walked:  # a task that runs, or a kernel without a reliable walk
+            patient.walked = [frame.sp - at for frame in report.frames for at in (8, 16)]
+            patient.saved = [thread + 8 * i for i in range(16)]
+        low, high = patient.stack, patient.stack + self.machine.thread_size
+        patient.walked = sorted({at for at in patient.walked if low <= at < high})
         patient.saved = sorted(set(patient.saved))
         self._examine_tracers(patient)
         self._sort(rest - set(patient.shadow))

@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
-from contrib.fuzz import files
+from contrib.fuzz import child, files
 from contrib.fuzz.damage import KINDS, Damage, Kind, Scope, by_name
 from contrib.fuzz.overlay import TooMuch
 from contrib.fuzz.reference import Answer, Machine, Reference, Verdict
@@ -247,10 +248,10 @@ class Trials:
 
     def _alone(self, number: int, kind: Kind, damage: Damage) -> list[str]:
         if kind.scope in (Scope.PAGES, Scope.FILE):
-            return self._fresh(number, kind, lambda: files.program(self.s, kind, damage))
+            return self._apart(number, kind, lambda: files.program(self.s, kind, damage))
         if kind.scope is Scope.OPENING:
             self._lay(damage)
-            return self._fresh(number, kind, self.s.opened)
+            return self._apart(number, kind, self.s.opened)
         if kind.scope is Scope.LISTS:
             self.s.refresh()
             self._lay(damage)
@@ -284,6 +285,8 @@ class Trials:
             sound = s.baseline.get(task)
             if found := difference(report, s.reference.answer(task)):
                 wrong.append(f"{task:#x} {found}")
+            elif kind == "cpus" and report.kernel.verdict is KernelVerdict.RUNNING:
+                continue  # its registers and stacks are those of a CPU
             elif sound and report.kind is sound.kind and report != sound:
                 wrong.append(f"the undamaged {task:#x} {_difference(sound, report)}")
         return wrong
@@ -307,6 +310,24 @@ class Trials:
         return wrong
 
     # Damage to what is read on opening -----------------------------------------------------
+
+    def _apart(self, number: int, kind: Kind, opened: Callable[[], Program]) -> list[str]:
+        """:meth:`_fresh` in a process that may die."""
+
+        def work() -> dict[str, Any]:
+            self.figures = Figures()
+            wrong = self._fresh(number, kind, opened)
+            return {"wrong": wrong, "figures": vars(self.figures)}
+
+        try:
+            told = child.attempt(work)
+        except child.Died as e:
+            return [str(e)]
+        for name, count in vars(self.figures).items():
+            if isinstance(count, Counter):
+                count.update(told["figures"][name])
+        wrong: list[str] = told["wrong"]
+        return wrong
 
     def _fresh(self, number: int, kind: Kind, opened: Callable[[], Program]) -> list[str]:
         """Open anew and scan. Where types and symbols are what they were, the reference judges by
