@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 
-from contrib.fuzz.overlay import M, PAGE
+from contrib.fuzz.overlay import PAGE, M
 from contrib.fuzz.specimen import Patient, Specimen
 
 NONSENSE = (

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -156,9 +157,9 @@ def _physical(s: Specimen, words: dict[int, bytes], seen: set[int] | None = None
     changed = sorted(words.items())
 
     def read(address: int, count: int) -> bytes:
+        data = file.read_physical(address, count)
         if seen is not None and count == 8:
             seen.add(address)
-        data = file.read_physical(address, count)
         for at, new in changed:
             if at < address + count and address < at + len(new):
                 spread = bytearray(data)
@@ -183,14 +184,11 @@ def _page_tables(s: Specimen) -> list[int]:
         prog = _physical(s, {}, seen)
         for patient in list(s.patients.values())[::4]:
             for address in (patient.address, patient.stack + s.machine.thread_size - 16):
-                try:
+                with suppress(drgn.FaultError):
                     prog.read(address, 3)
-                except drgn.FaultError:
-                    continue
         for name in ("_stext", "__start_BTF", "init_task", "modules", "__start_orc_unwind"):
-            place = s.machine.symbol(name)
-            if place is not None:
-                prog.read(place, 3)
+            with suppress(drgn.FaultError):
+                prog.read(s.machine.symbol(name) or 0, 3)
         _entries[s.path] = sorted(seen)
     return _entries[s.path]
 
@@ -203,9 +201,9 @@ def _page_table(s: Specimen, rng: Random) -> Damage | None:
     words = {}
     for _ in range(rng.choice([1, 1, 1, 3])):
         at = rng.choice(entries)
-        (old,) = struct.unpack(parts(s).order + "Q", parts(s).file.read_physical(at, 8))
-        (another,) = struct.unpack(
-            parts(s).order + "Q", parts(s).file.read_physical(rng.choice(entries), 8)
+        old, another = (
+            struct.unpack(parts(s).order + "Q", parts(s).file.read_physical(place, 8))[0]
+            for place in (at, rng.choice(entries))
         )
         value = rng.choice([0, old ^ 1 << rng.randrange(64), another, rng.getrandbits(64)])
         value = rng.choice([value, old + (rng.choice([-1, 1, 16]) << 12), at | old & 0xFFF])

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from drgn import Program
+
 from contrib.fuzz import child, files
 from contrib.fuzz.damage import KINDS, Damage, Kind, Scope, by_name
 from contrib.fuzz.overlay import TooMuch
 from contrib.fuzz.reference import Answer, Machine, Reference, Verdict
 from contrib.fuzz.specimen import Specimen
-from drgn import Program
-
 from drgn_reliable import (
     Kernel,
     KernelVerdict,

@@ -90,7 +90,9 @@ class Machine:
             for name in path.split("."):
                 while type_.kind == drgn.TypeKind.TYPEDEF:
                     type_ = type_.type
-                type_ = type_.member(name.partition("[")[0]).type
+                member, index, _ = name.partition("[")
+                type_ = type_.member(member).type
+                type_ = type_.type if index else type_
             while type_.kind == drgn.TypeKind.TYPEDEF:
                 type_ = type_.type
             signed = type_.kind == drgn.TypeKind.INT and type_.is_signed
