@@ -210,6 +210,7 @@ class GeneratedText:
                 "fp_end": "fp_end",
             },
             optional={"fp_start", "fp_end"},
+            text=("name",),
         )
         for ksym in container_nodes(self._prog, head, layout.offsets["node"], _LIST_LIMIT):
             fields = layout.read(self._prog, ksym)

@@ -254,7 +254,7 @@ class Patches:
 
     @cached_property
     def _module_name(self) -> Layout:
-        return Layout(self._prog.type("struct module"), {"name": "name"})
+        return Layout(self._prog.type("struct module"), {"name": "name"}, text=("name",))
 
     # Lists -------------------------------------------------------------------------------
 

@@ -63,7 +63,12 @@ class Scanner:
     def problems(self) -> tuple[str, ...]:
         """What has kept the scan so far from seeing everything, one line each."""
         kernel = self.kernel
-        found = [*kernel.tasks.problems, *kernel.generated.problems, *kernel.problems]
+        found = [
+            *kernel.tasks.problems,
+            *kernel.generated.problems,
+            *kernel.facts.problems,
+            *kernel.problems,
+        ]
         if kernel.modules.problem:
             found.append(kernel.modules.problem)
         return tuple(found)

@@ -26,7 +26,7 @@ from drgn_reliable.arch.base import (
 )
 from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.files.vmcoreinfo import number_in, values_of
-from drgn_reliable.memory import MASK, StackMemory
+from drgn_reliable.memory import MASK, StackMemory, member_type
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, Walk
 from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
@@ -144,7 +144,7 @@ class Facts(KernelFacts):
 
 def _is_meta(regs: Any) -> bool:
     """Whether the kernel marks the records of registers: then the member is a struct."""
-    return bool(regs.member("stackframe").type.kind == TypeKind.STRUCT)
+    return bool(member_type(regs, "stackframe").kind == TypeKind.STRUCT)
 
 
 def _pac_mask(prog: Program) -> int:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from drgn import FaultError, Program, sizeof
+from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.frameinfo import FrameInformation
-from drgn_reliable.memory import MASK, StackMemory, byte_order, member_offset
+from drgn_reliable.memory import MASK, StackMemory, byte_order, member_offset, size_of
 from drgn_reliable.model import End, FoundBy, Walk
 from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
@@ -125,8 +125,10 @@ class KernelFacts:
     def __init__(self, prog: Program, symbols: Symbols) -> None:
         self._prog = prog
         self._symbols = symbols
+        self.problems: list[str] = []
+        """What the types lack of the stacks outside the tasks, one line each."""
         regs = prog.type("struct pt_regs")
-        self.regs_size: int = sizeof(regs)
+        self.regs_size = size_of(regs)
         self.register_offsets = {name: self._offset(regs, name) for name in self.registers}
         start = symbols.first("__start_init_stack", "__start_init_task")
         end = symbols.first("__end_init_stack", "__end_init_task")

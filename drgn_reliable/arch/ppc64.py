@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from drgn import FaultError, Program, sizeof
+from drgn import FaultError, Program
 
 from drgn_reliable.arch.base import (
     Architecture,
@@ -26,7 +26,7 @@ from drgn_reliable.arch.base import (
     StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
-from drgn_reliable.memory import MASK, StackMemory, member_offset
+from drgn_reliable.memory import MASK, StackMemory, member_offset, size_of
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, TaskKind, Walk
 from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
@@ -121,7 +121,7 @@ class Facts(KernelFacts):
         super().__init__(prog, symbols)
         gpr = self._offset(prog.type("struct pt_regs"), "gpr")
         self.register_offsets |= {f"r{i}": gpr + 8 * i for i in range(32)}
-        self.thread_struct_size: int = sizeof(prog.type("struct thread_struct"))
+        self.thread_struct_size = size_of(prog.type("struct thread_struct"))
         self.old_ends = symbols.address("start_kernel_thread") is None
         """Kernel threads have as much above their last frame as user tasks, as before 6.4."""
         self.old_layout = self._has_old_layout()
