@@ -217,9 +217,13 @@ class Repeats:
         self._word = struct.Struct(order + "Q")
         self._size: int = unwinder.facts.thread_size
         self._init_task: int = unwinder.facts.init_task
-        self._plain = unwinder.plain_address if unwinder.signs_returns else None
+        self._plain = self._plain_kernel if unwinder.signs_returns else None
         self._places: dict[_Start, _Place] = {}
         self._count = 0
+
+    def _plain_kernel(self, word: int) -> int:
+        """A kernel address without its code; what is none is compared as it is."""
+        return self._unwinder.plain_address(word) if word >> 55 & 1 else word
 
     # Recognise ---------------------------------------------------------------------------
 

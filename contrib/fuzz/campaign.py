@@ -22,7 +22,9 @@ PATIENCE = 60.0
 """Seconds for one mutation, or one batch of them; none takes more than two."""
 CHUNK = 1500
 """Mutations of one process."""
-COUNTERS = (*("tried", "changed", "noticed", "reliable", "refused", "misled", "unsaid", "proven"),)
+COUNTERS = (
+    *("tried", "changed", "noticed", "reliable", "refused", "misled", "unsaid", "proven", "spent"),
+)
 
 
 @dataclass

@@ -346,7 +346,7 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
     def plain_address(self, pc: int) -> int:
         """See :class:`drgn_reliable.arch.base.StackUnwinder`: without its authentication code; bit
         55 tells a kernel address."""
-        mask = self.facts.pac_mask
+        mask: int = self.facts.pac_mask
         return pc | mask if pc >> 55 & 1 else pc & ~(mask & USER_CODE_BITS)
 
     def _recover(self, state: Arm64State, walk: Walk) -> bool:

@@ -24,6 +24,9 @@ class Answer(NamedTuple):
 
     verdict: Verdict
     entries: tuple[int, ...] = ()
+    blind: bool = False
+    """The walk left the task's stack and the kernel took that for its end. It says "reliable";
+    nothing is proven wrong by refusing."""
 
 
 class Unreliable(Exception):

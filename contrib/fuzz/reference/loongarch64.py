@@ -31,7 +31,7 @@ class Walk:
         self.pc = m.get("task_struct", task, "thread.sched_ra")
         self.fp = m.get("task_struct", task, "thread.reg22")
         self.ra = 0
-        self.error = False
+        self.error = self.blind = False
         self._stack_info(self.sp)
         self.pc = self.tracers.graph_return(self.pc, self.sp - self.fake & M)
         if not self.done and not code.is_text(self.pc):
@@ -131,7 +131,7 @@ class Walk:
         if not self.code.is_text(pc):
             raise Unreliable("not text")
         self.sp, self.ra, self.fp = sp, ra, fp
-        self._stack_info(self.sp)
+        self.blind = not self._stack_info(self.sp)
         return pc
 
     def _bt_address(self, ra: int) -> int:

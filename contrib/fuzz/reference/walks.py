@@ -44,7 +44,8 @@ class Reference:
             stack = m.get("task_struct", task, "stack")
             if not stack or not m.get("task_struct", task, "stack_refcount.refs.counter"):
                 return Answer(Verdict.RELIABLE)
-            found = []
+            found: list[int] = []
+            self._blind = False
             for entry in self._entries(task, stack):
                 found.append(entry)
                 if len(found) >= ROOM:
@@ -53,7 +54,7 @@ class Reference:
             return Answer(Verdict.UNRELIABLE)
         except Fault:
             return Answer(Verdict.FAULT)
-        return Answer(Verdict.RELIABLE, tuple(found))
+        return Answer(Verdict.RELIABLE, tuple(found), self._blind)
 
     def _x86_orc(self, task: int, stack: int) -> Iterator[int]:
         return self._x86(x86_orc.Walk(self.m, self.code, task, stack))
@@ -62,6 +63,7 @@ class Reference:
         return self._x86(x86_fp.Walk(self.m, self.code, task, stack))
 
     def _x86(self, walk: x86_orc.Walk | x86_fp.Walk) -> Iterator[int]:
+        self._blind = walk.blind
         while not walk.done and not walk.error:
             if walk.regs:
                 if walk.user_mode():
@@ -98,5 +100,6 @@ class Reference:
         while not walk.done and not walk.error:
             yield self._text(walk.pc)
             walk.next()
+        self._blind = walk.blind
         if walk.error:
             raise Unreliable("error")

@@ -19,7 +19,7 @@ class Walk:
         self.begin, self.end = stack, stack + machine.thread_size
         padding = 16 if machine.symbol("asm_fred_entrypoint_user") else 0
         self.bottom_regs = self.end - padding - machine.size("pt_regs") & M
-        self.frame_pointers = True
+        self.frame_pointers, self.blind = True, False
         self.error = self.visited = self.on_task_stack = False
         self.bp = self.ip = self.regs = self.first = 0
         saved = machine.get("task_struct", task, "thread.sp")

@@ -48,7 +48,7 @@ class Walk:
         ).hex() == NEW_HASH  # fmt: skip
         self.names = NEW_NAMES if renumbered else OLD_NAMES
         self.orc = Orc(machine, code, 6, bpf=machine.has("bpf_ksym", "fp_start"))
-        self.frame_pointers = False
+        self.frame_pointers = self.blind = False
         self.visited = self.error = False
         self.regs = self.prev_regs = 0
         self.full = False
@@ -100,6 +100,7 @@ class Walk:
         if not self._stack_info(self.sp):
             raise Unreliable("the saved stack pointer is off the stack")
         while not self.done and (not self._on_stack(frame, 8) or self.sp <= frame):
+            self.blind = True
             self.next()
 
     def _readable(self, frame: int) -> bool:
