@@ -36,7 +36,12 @@ class Scanner:
         self.supported = kernel.supports_reliable
 
     def report(self, task: Task) -> TaskReport:
-        """Walk one task's stack, as the kernel would and if need be to prove, and judge."""
+        """Walk one task's stack, as the kernel would and if need be to prove, and judge. In a
+        living kernel it is seen to that the task does not run meanwhile."""
+        live = self.kernel.live
+        return live.report(task, self._walked) if live else self._walked(task)
+
+    def _walked(self, task: Task) -> TaskReport:
         unwinder = self.kernel.unwinder
         walk = proof = walk_task(unwinder, task)
         if walk.reasons:
@@ -45,7 +50,8 @@ class Scanner:
 
     def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """The reports of tasks, as they are made."""
-        return map(self.report, tasks)
+        live = self.kernel.live
+        return live.reports(tasks, self._walked) if live else map(self._walked, tasks)
 
     def problems(self) -> tuple[str, ...]:
         """What has kept the scan so far from seeing everything, one line each."""
@@ -53,11 +59,14 @@ class Scanner:
         found = [*kernel.tasks.problems, *kernel.generated.problems, *kernel.problems]
         if kernel.modules.problem:
             found.append(kernel.modules.problem)
+        found += kernel.live.problems() if kernel.live else ()
         return tuple(found)
 
     def warnings(self) -> tuple[str, ...]:
-        """What there is to prove with so far, but is damaged, one line each."""
-        return tuple(self.kernel.unwind_data.problems)
+        """What there is to prove with so far, but is damaged; and what changed in a living kernel
+        while it was looked at; one line each."""
+        live = self.kernel.live
+        return (*self.kernel.unwind_data.problems, *(live.notes() if live else ()))
 
     def dump_report(self, dump: str, tasks: Iterable[TaskReport]) -> DumpReport:
         """The report of the whole dump."""
