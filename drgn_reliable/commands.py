@@ -20,7 +20,7 @@ from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.fleet.onedump import one_dump_report
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.livepatch import Decision, LivepatchReport, analyse
+from drgn_reliable.livepatch import Decision, LivepatchReport, analyse, analyse_living
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
@@ -396,7 +396,9 @@ def run_klp(
     every = kernel.tasks
     chosen = {task.address for task in every.select(wanted)} if wanted else None
     with collector_paused():
-        report = analyse(kernel, progress(every, kernel.expected_tasks()), chosen)
+        tasks = progress(every, kernel.expected_tasks())
+        look = analyse_living if kernel.live else analyse
+        report = look(kernel, tasks, chosen)
     shown = report
     if args.only:
         fitting = tuple(task for task in report.tasks if task.decision.value in args.only)

@@ -355,8 +355,8 @@ class DumpReport:
     problems: tuple[str, ...] = ()
     """What kept the scan from seeing every task, one line each; empty when nothing did."""
     warnings: tuple[str, ...] = ()
-    """What is damaged and might have decided more proofs, one line each: verdicts are right
-    without it."""
+    """What is damaged and might have decided more proofs, and what changed in a living kernel
+    while it was looked at, one line each: verdicts are right without it."""
 
 
 @dataclass(frozen=True)

@@ -47,19 +47,31 @@ class Scanner:
         self._repeats = Repeats(kernel.prog, kernel.unwinder, supported=self.supported)
 
     def report(self, task: Task) -> TaskReport:
-        """Walk one task's stack, as the kernel would and if need be to prove, and judge."""
+        """Walk one task's stack, as the kernel would and if need be to prove, and judge. In a
+        living kernel it is seen to that the task does not run meanwhile."""
+        live = self.kernel.live
+        return live.report(task, self._walked) if live else self._recognised(task)
+
+    def _recognised(self, task: Task) -> TaskReport:
+        """The report of a task whose walk may repeat another's."""
         known = self._repeats.find(task)
         if known is None:
             walk, known = self._repeats.walk(task)
-        if known is not None:
-            frames = Frames(known.trace, task.stack)
-            return _report(task, known.kernel, known.proof, frames, ())
+        if known is None:
+            return self._judged(task, walk)
+        return _report(task, known.kernel, known.proof, Frames(known.trace, task.stack), ())
+
+    def _walked(self, task: Task) -> TaskReport:
+        return self._judged(task, walk_task(self.kernel.unwinder, task))
+
+    def _judged(self, task: Task, walk: Walk) -> TaskReport:
         proof = walk_task(self.kernel.unwinder, task, proving=True) if walk.reasons else walk
         return report_of(task, walk, proof, supported=self.supported)
 
     def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """The reports of tasks, as they are made."""
-        return map(self.report, tasks)
+        live = self.kernel.live
+        return live.reports(tasks, self._walked) if live else map(self._walked, tasks)
 
     def problems(self) -> tuple[str, ...]:
         """What has kept the scan so far from seeing everything, one line each."""
@@ -72,11 +84,14 @@ class Scanner:
         ]
         if kernel.modules.problem:
             found.append(kernel.modules.problem)
+        found += kernel.live.problems() if kernel.live else ()
         return tuple(found)
 
     def warnings(self) -> tuple[str, ...]:
-        """What there is to prove with so far, but is damaged, one line each."""
-        return tuple(self.kernel.unwind_data.problems)
+        """What there is to prove with so far, but is damaged; and what changed in a living kernel
+        while it was looked at; one line each."""
+        live = self.kernel.live
+        return (*self.kernel.unwind_data.problems, *(live.notes() if live else ()))
 
     def dump_report(self, dump: str, tasks: Iterable[TaskReport]) -> DumpReport:
         """The report of the whole dump."""
