@@ -225,7 +225,7 @@ def _run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         _warn(args, Scanner(kernel).warnings())
         return 0
-    with output(args.output) as out:
+    with output(args.output, [args.dump]) as out:
         report = run_scan(kernel, args, args.task, out, _progress)
     _warn(args, report.warnings)
     for problem in report.problems:
