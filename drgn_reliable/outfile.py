@@ -29,8 +29,8 @@ def output(path: str | None, read: Sequence[str] = ()) -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    for file in read:
-        if os.path.exists(path) and os.path.exists(file) and os.path.samefile(path, file):
+    for name in read:
+        if os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name):
             raise UsageError(f"--output {path}: what the report is of; name another file")
     try:
         with new_file(path) as file:
