@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from random import Random
 
-from drgn import sizeof
+from drgn import FaultError, sizeof
 from drgn.helpers.linux.idr import idr_for_each
 
 from contrib.scale.clones import Clones, Places, Sizes
@@ -197,8 +198,8 @@ class _Maker:
         self._write(init_node + 8, struct.pack("<Q", clones.leader_node(plan.processes - 1)))
         root = offset_of(self._kernel, "struct xarray", "xa_head")
         self._write(head + root, struct.pack("<Q", self._tree.root(self._node)))
-        threads = self._kernel.symbols.address("nr_threads")
-        if threads is not None:
+        threads = self._kernel.symbols.required("nr_threads")
+        with contextlib.suppress(FaultError):  # a small dump may not have it: nobody asks
             (count,) = struct.unpack("<i", self._kernel.prog.read(threads, 4))
             self._write(threads, struct.pack("<i", count + plan.tasks))
 

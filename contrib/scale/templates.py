@@ -13,13 +13,14 @@ from drgn import FaultError, Object, sizeof
 
 from drgn_reliable import Kernel, Scanner
 from drgn_reliable.memory import member_offset
-from drgn_reliable.model import KernelVerdict, TaskKind, TaskReport
+from drgn_reliable.model import FoundBy, KernelVerdict, TaskKind, TaskReport
 from drgn_reliable.tasks import Task
 
 __all__ = ("Part", "Pattern", "Template", "find_templates", "offset_of", "pid_size")
 
 _USER = range(1 << 28, 1 << 47)
 """Addresses of a process, of those that its registers may hold."""
+_REWRITTEN = (FoundBy.FUNCTION_GRAPH, FoundBy.KRETPROBE)
 _REGISTERS = 256
 """Bytes at the end of a stack in which the registers of user mode are."""
 
@@ -110,15 +111,10 @@ def _can_be_cloned(task: Task, report: TaskReport) -> bool:
         and task.has_stack
         and not task.on_cpu
         and not task.exit_state
+        and not any(frame.found_by in _REWRITTEN for frame in report.frames)
         and not task.return_hooks
-        and not _traced(task)
         and report.kernel.verdict is not KernelVerdict.RUNNING
     )
-
-
-def _traced(task: Task) -> bool:
-    """Whether the function graph tracer keeps returns of the task."""
-    return bool(task.ret_stack) and task.ret_stack_used not in (0, -1)
 
 
 def _stack(report: TaskReport) -> tuple[int, ...]:
