@@ -72,14 +72,15 @@ def offset_of(kernel: Kernel, type_: str, member: str) -> int:
 
 def pid_size(kernel: Kernel) -> int:
     """Bytes of a ``struct pid`` of the first namespace."""
-    return offset_of(kernel, "struct pid", "numbers") + sizeof(kernel.prog.type("struct upid"))
+    upid: int = sizeof(kernel.prog.type("struct upid"))
+    return offset_of(kernel, "struct pid", "numbers") + upid
 
 
 def find_templates(kernel: Kernel, stack_size: int, task_size: int) -> list[Template]:
     """The tasks of which clones behave as they do, those of the commonest stack first.
 
-    They are user tasks that are off the CPU and whose returns nobody probes or traces: others have
-    state outside of their task structure and stack.
+    They are user tasks that are off the CPU and on their own stacks, and whose returns nobody
+    probes or traces: others have state outside of their task structure and stack.
 
     :param task_size: bytes between task structures of one slab.
     """
@@ -88,7 +89,7 @@ def find_templates(kernel: Kernel, stack_size: int, task_size: int) -> list[Temp
     chosen = [
         (task, report)
         for task, report in zip(tasks, reports, strict=True)
-        if _can_be_cloned(task, report)
+        if _can_be_cloned(task, report, stack_size)
     ]
     common = Counter(_stack(report) for _, report in chosen)
     chosen.sort(key=lambda each: (-common[_stack(each[1])], each[0].pid))
@@ -104,11 +105,12 @@ def find_templates(kernel: Kernel, stack_size: int, task_size: int) -> list[Temp
     ]
 
 
-def _can_be_cloned(task: Task, report: TaskReport) -> bool:
+def _can_be_cloned(task: Task, report: TaskReport, stack_size: int) -> bool:
     return (
         task.kind is TaskKind.USER
         and task.pid > 1
         and task.has_stack
+        and task.stack <= task.saved_sp < task.stack + stack_size
         and not task.on_cpu
         and not task.exit_state
         and not any(frame.found_by in _REWRITTEN for frame in report.frames)
