@@ -15,7 +15,17 @@ from typing import NamedTuple
 from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import BrokenList, Layout, container_nodes, member_offset, missing
+from drgn_reliable.memory import (
+    MASK,
+    BrokenList,
+    Layout,
+    container_nodes,
+    member_offset,
+    member_type,
+    missing,
+    pointed_type,
+    size_of,
+)
 from drgn_reliable.symbols import ModuleSymbols, Named, module_symbols
 
 __all__ = ("Module", "ModuleList", "Region")
@@ -32,7 +42,7 @@ class Region(NamedTuple):
     """Freed when the module's initialisation is over."""
 
     def __contains__(self, address: object) -> bool:
-        return isinstance(address, int) and self.start <= address < self.end
+        return isinstance(address, int) and (address - self.start & MASK) < self.end - self.start
 
 
 @dataclass(slots=True)
@@ -50,8 +60,10 @@ class Module:
     _symbols: ModuleSymbols | None = field(default=None, repr=False)
 
     def region(self, address: int) -> Region | None:
-        """The part of the module that an address lies in."""
-        return next((r for r in self.regions if address in r), None)
+        """The part of the module that an address lies in; of several, as damage makes them, one
+        that is text, as ``__module_text_address()`` has it."""
+        found = [region for region in self.regions if address in region]
+        return next((region for region in found if region.text), found[0] if found else None)
 
     def symbol(self, prog: Program, address: int, region: Region) -> Named | None:
         """The module's symbol that an address belongs to, if the dump has its table."""
@@ -108,6 +120,7 @@ class ModuleList:
                 "orc_count": "arch.num_orcs",
             },
             optional={"kallsyms", "orc_ip", "orc", "orc_count"},
+            text=("name",),
         )
 
     @cached_property
@@ -121,7 +134,7 @@ class ModuleList:
         self._modules.append(
             Module(
                 address,
-                fields["name"].split(b"\0")[0].decode("utf-8", "replace"),
+                fields["name"].split(b"\0")[0].decode("utf-8", "backslashreplace"),
                 tuple(self._regions(address)),
                 fields["orc_ip"] or 0,
                 fields["orc"] or 0,
@@ -147,14 +160,15 @@ class ModuleList:
         return {number: name for name, number in names.items() if name.startswith("MOD_")}
 
     def _regions_by_type(self, address: int) -> list[Region]:
-        mem = self._prog.type("struct module").member("mem")
-        layout = Layout(mem.type.type, {"base": "base", "size": "size"})
-        first = address + mem.offset
+        module = self._prog.type("struct module")
+        mem, element = member_type(module, "mem"), pointed_type(module, "mem")
+        layout, step = Layout(element, {"base": "base", "size": "size"}), size_of(element)
+        first = address + (member_offset(module, "mem") or 0)
         found = []
         for number, name in self._memory_types.items():
-            if not 0 <= number < (mem.type.length or 0):
+            if not 0 <= number < (mem.length or 0):
                 continue
-            part = layout.read(self._prog, first + number * mem.type.type.size)
+            part = layout.read(self._prog, first + number * step)
             found.append(
                 Region(
                     part["base"],

@@ -24,7 +24,6 @@ and pages are stored in ascending order.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -32,7 +31,7 @@ import struct
 import tempfile
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -48,6 +47,7 @@ from drgn_reliable.files.kdump import (
     Uts,
 )
 from drgn_reliable.files.notes import Note, find_vmcoreinfo, pack_note
+from drgn_reliable.newfile import draft_name, new_file
 from drgn_reliable.platforms import PLATFORMS, byte_order_of
 
 __all__ = ("KdumpSummary", "PageData", "write_kdump")
@@ -88,8 +88,8 @@ def write_kdump(
 ) -> KdumpSummary:
     """Write pages of physical memory to a kdump-compressed file, whole or not at all.
 
-    The file appears under its name when all of it is on the disk, readable by its owner only: it
-    is somebody's memory.
+    The file appears under its name when all of it is on the disk, readable by its owner only,
+    whoever may read the dump that it is made of: it is somebody's memory.
 
     A dump of chosen pages can be read by virtual address if it has the page tables on the way, and
     only if libkdumpfile (that of drgn 0.3) finds what it reads first:
@@ -119,15 +119,15 @@ def write_kdump(
     :param store_once: store each content once, which takes some 200 bytes of memory for each.
         Otherwise only pages of zeroes share their content, as makedumpfile does it, and a page
         takes 32 bytes of memory until the file is written.
-    :param check: looks at the finished file, under another name; what it raises keeps the file
-        from appearing under its own.
+    :param check: looks at the finished file, by a name that only this process has; what it
+        raises keeps the file from appearing under its own.
     :raises ValueError: if an argument is wrong; no file is written then.
     """
     path = Path(path)
     order = _check_machine(uts, page_size, nr_cpus)
     flag = _compression_flag(compression)
     notes, vmcoreinfo_note = _with_vmcoreinfo(notes, vmcoreinfo, order)
-    with tempfile.TemporaryFile(dir=path.parent) as spool, _replacing(path, check) as file:
+    with tempfile.TemporaryFile(dir=path.parent) as spool, new_file(path, 0o600) as file:
         store = _PageStore(spool, page_size, max_pfn, flag, store_once)
         for pfn, data in _in_order(pages):
             store.add(pfn, data)
@@ -144,7 +144,10 @@ def write_kdump(
         file.truncate(layout.descriptors_at)
         file.seek(layout.descriptors_at)
         store.write_to(file, order)
-        return KdumpSummary(store.pages, store.stored_pages, file.tell())
+        size = file.tell()
+        file.flush()
+        check(draft_name(file))
+        return KdumpSummary(store.pages, store.stored_pages, size)
 
 
 class _Layout(NamedTuple):
@@ -367,29 +370,3 @@ def _sub_header(
         no_end,
         layout.max_pfn,
     )
-
-
-@contextlib.contextmanager
-def _replacing(path: Path, check: Callable[[str], None]) -> Iterator[BinaryIO]:
-    """Open a new file that takes its name when it is complete, and is gone if it never is."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        check(name)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename last through a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

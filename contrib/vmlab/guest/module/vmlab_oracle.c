@@ -101,6 +101,24 @@ static __printf(1, 2) void put(const char *format, ...)
 	}
 }
 
+static bool is_plain(char c, bool spaces)
+{
+	return c > ' ' ? c < 0x7f && c != '\\' : c == ' ' && spaces;
+}
+
+/* A name or a line, which can be any bytes: others than printable ASCII as \xNN. */
+static void put_text(const char *text, bool spaces)
+{
+	for (; *text; text++)
+		put(is_plain(*text, spaces) ? "%c" : "\\x%02x", *text & 0xff);
+}
+
+static void put_word(const char *text)
+{
+	put_text(text, false);
+	put(" ");
+}
+
 static void put_entries(unsigned int count)
 {
 	unsigned int i;
@@ -124,7 +142,9 @@ static void judge(const char *kind, struct task_struct *task)
 	put(" B ");
 	if (!on_cpu)
 		put_entries(save_plain(task, entries, MAX_ENTRIES, 0));
-	put(" %s\n", task->comm);
+	put(" ");
+	put_text(task->comm, true);
+	put("\n");
 }
 
 static void visit_everyone(void (*visit)(const char *kind, struct task_struct *task))
@@ -183,8 +203,11 @@ static int place_on_stack(struct klp_func *func)
 
 static void tell_function(struct klp_patch *patch, const char *object, struct klp_func *func)
 {
-	put("F %s %s %s %lx %lu %lx %lu %d %d %d %d\n", patch->mod->name, object,
-	    func->old_name, (unsigned long)func->old_func, func->old_size,
+	put("F ");
+	put_word(patch->mod->name);
+	put_word(object);
+	put_word(func->old_name);
+	put("%lx %lu %lx %lu %d %d %d %d\n", (unsigned long)func->old_func, func->old_size,
 	    (unsigned long)func->new_func, func->new_size, func->nop, func->patched,
 	    func->transition, place_on_stack(func));
 }
@@ -194,13 +217,16 @@ static void tell_patch(struct klp_patch *patch)
 	struct klp_object *object;
 	struct klp_func *func;
 
-	put("P %lx %s %d %d %d\n", (unsigned long)patch, patch->mod->name, patch->enabled,
-	    patch->replace, patch->forced);
+	put("P %lx ", (unsigned long)patch);
+	put_word(patch->mod->name);
+	put("%d %d %d\n", patch->enabled, patch->replace, patch->forced);
 	list_for_each_entry(object, &patch->obj_list, node) {
 		const char *name = object->name ?: "vmlinux";
 
-		put("O %s %s %d %d\n", patch->mod->name, name, !object->name || object->mod,
-		    object->patched);
+		put("O ");
+		put_word(patch->mod->name);
+		put_word(name);
+		put("%d %d\n", !object->name || object->mod, object->patched);
 		list_for_each_entry(func, &object->func_list, node)
 			tell_function(patch, name, func);
 	}
@@ -222,8 +248,11 @@ static void tell_log(void)
 	kmsg_dump_rewind(&iterator);
 	while (kmsg_dump_get_line(&iterator, false, line, sizeof(line) - 1, &length)) {
 		line[length] = 0;
-		if (strstr(line, "] livepatch: "))
-			put("K %s", line);
+		if (!strstr(line, "] livepatch: "))
+			continue;
+		put("K ");
+		put_text(strim(line), true);
+		put("\n");
 	}
 }
 
@@ -237,8 +266,9 @@ static void tell_livepatches(void)
 	changing = *klp_transition_patch;
 	if (!changing && list_empty(klp_patches))
 		return;
-	put("L %s %d %u\n", changing ? changing->mod->name : "-", *klp_target_state,
-	    *klp_signals_cnt);
+	put("L ");
+	put_word(changing ? changing->mod->name : "-");
+	put("%d %u\n", *klp_target_state, *klp_signals_cnt);
 	list_for_each_entry(patch, klp_patches, list)
 		tell_patch(patch);
 	visit_everyone(tell_state);
@@ -324,7 +354,9 @@ static void hurt(struct task_struct *task)
 	put("H %lx %d %d ", (unsigned long)task, task->pid, verdict);
 	if (verdict > 0)
 		put_entries(verdict);
-	put(" %s\n", task->comm);
+	put(" ");
+	put_text(task->comm, true);
+	put("\n");
 }
 
 static void hurt_the_willing(void)
