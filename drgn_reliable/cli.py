@@ -34,6 +34,7 @@ from drgn_reliable.commands import (
     show_capsule,
 )
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
+from drgn_reliable.exits import Exit
 from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.opening import open_dump
@@ -43,9 +44,6 @@ from drgn_reliable.tasks import Task
 
 __all__ = ("main", "make_parser")
 
-EXIT_USAGE = 2
-EXIT_DUMP = 3
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 _FILES = ("FILE", "STORE", "OLD", "PATH|GLOB|MANIFEST")
 
 _EPILOG = """\
@@ -112,7 +110,7 @@ def _add(
         command.name,
         help=command.summary,
         description=fill(command.description, 80),
-        epilog=command.examples,
+        epilog=command.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for argument in command.arguments:
@@ -171,19 +169,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except UsageError as e:
-        return _fail(e, EXIT_USAGE)
+        return _fail(e, Exit.USAGE)
     except DumpError as e:
-        return _fail(e, EXIT_DUMP)
+        return _fail(e, Exit.DUMP)
     except FaultError as e:
-        return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", EXIT_DUMP)
+        return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", Exit.DUMP)
     except BrokenPipeError:
         # The reader of a pipe went away: nobody is left to tell.
         drop_standard_output()
         return 0
     except Terminated:
-        return _fail("terminated", EXIT_TERMINATED)
+        return _fail("terminated", Exit.TERMINATED)
     except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
+        return _fail("interrupted", Exit.INTERRUPTED)
 
 
 def _fail(error: ReliableError | str, status: int) -> int:
@@ -218,7 +216,7 @@ def _run(args: argparse.Namespace) -> int:
         report = run_scan(kernel, args, args.task, out, _progress)
     _warn(args, report.warnings)
     for problem in report.problems:
-        _fail(f"{args.dump}: {problem}", EXIT_DUMP)
+        _fail(f"{args.dump}: {problem}", Exit.DUMP)
     return exit_code(report)
 
 
