@@ -72,7 +72,9 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=drgn_reliable.__version__)
-    shtab.add_argument_to(parser, "--print-completion", help="print a completion script for SHELL")
+    shtab.add_argument_to(
+        parser, "--print-completion", help="print a completion script for a shell: bash, zsh, fish"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     scan = _add(commands, SCAN)
     _add_dump(scan)
@@ -165,7 +167,10 @@ def _add_dump(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    args = make_parser().parse_args(argv)
+    try:
+        args = _parse(argv)
+    except BrokenPipeError:
+        return _nobody_reads()
     try:
         return _run(args)
     except UsageError as e:
@@ -175,13 +180,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FaultError as e:
         return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", Exit.DUMP)
     except BrokenPipeError:
-        # The reader of a pipe went away: nobody is left to tell.
-        drop_standard_output()
-        return 0
+        return _nobody_reads()
     except Terminated:
         return _fail("terminated", Exit.TERMINATED)
     except KeyboardInterrupt:
         return _fail("interrupted", Exit.INTERRUPTED)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return make_parser().parse_args(argv)
+    finally:
+        sys.stdout.flush()  # help, or a completion script
+
+
+def _nobody_reads() -> Exit:
+    """The reader of a pipe went away: nobody is left to tell."""
+    drop_standard_output()
+    return Exit.DONE
 
 
 def _fail(error: ReliableError | str, status: int) -> int:
