@@ -185,9 +185,9 @@ QUERY = Command(
     """\
   drgn-reliable fleet query fleet.db
   drgn-reliable fleet query fleet.db blocking
-  drgn-reliable fleet query fleet.db --format csv \\
+  drgn-reliable fleet query fleet.db \\
     "SELECT path, detail FROM dump JOIN place ON place.dump = dump.id
-    WHERE status = 'failed'"
+    WHERE status = 'failed'" --format csv
 """,
     (
         argument("store", metavar="STORE", help="what `fleet scan` has written"),
