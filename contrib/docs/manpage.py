@@ -47,8 +47,8 @@ ENVIRONMENT = {
 }
 
 FILES = {
-    "/usr/lib/debug": "debug information of kernels, as distributions install it; searched where "
-    "`--symbols` names none for the kernel. The network never is.",
+    "/usr/lib/debug, /boot, /lib/modules": "debug information of kernels, as distributions install "
+    "it; searched where `--symbols` names none for the kernel. The network never is.",
     "~/.local/share/bash-completion/completions/drgn-reliable": "where bash looks for the script "
     "of `--print-completion bash`; zsh looks for _drgn-reliable in a directory of its fpath, fish "
     "for ~/.config/fish/completions/drgn-reliable.fish",
