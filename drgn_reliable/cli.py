@@ -44,6 +44,9 @@ from drgn_reliable.tasks import Task
 
 __all__ = ("main", "make_parser")
 
+EXIT_USAGE = Exit.USAGE
+EXIT_DUMP = Exit.DUMP
+EXIT_INTERRUPTED, EXIT_TERMINATED = Exit.INTERRUPTED, Exit.TERMINATED
 _FILES = ("FILE", "STORE", "OLD", "PATH|GLOB|MANIFEST")
 
 _EPILOG = """\
@@ -167,37 +170,34 @@ def _add_dump(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    try:
-        args = _parse(argv)
-    except BrokenPipeError:
-        return _nobody_reads()
+    args = _parse(argv)
     try:
         return _run(args)
     except UsageError as e:
-        return _fail(e, Exit.USAGE)
+        return _fail(e, EXIT_USAGE)
     except DumpError as e:
-        return _fail(e, Exit.DUMP)
+        return _fail(e, EXIT_DUMP)
     except FaultError as e:
-        return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", Exit.DUMP)
+        return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", EXIT_DUMP)
     except BrokenPipeError:
-        return _nobody_reads()
+        # The reader of a pipe went away: nobody is left to tell.
+        drop_standard_output()
+        return 0
     except Terminated:
-        return _fail("terminated", Exit.TERMINATED)
+        return _fail("terminated", EXIT_TERMINATED)
     except KeyboardInterrupt:
-        return _fail("interrupted", Exit.INTERRUPTED)
+        return _fail("interrupted", EXIT_INTERRUPTED)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     try:
-        return make_parser().parse_args(argv)
-    finally:
-        sys.stdout.flush()  # help, or a completion script
-
-
-def _nobody_reads() -> Exit:
-    """The reader of a pipe went away: nobody is left to tell."""
-    drop_standard_output()
-    return Exit.DONE
+        try:
+            return make_parser().parse_args(argv)
+        finally:
+            sys.stdout.flush()  # help, or a completion script
+    except BrokenPipeError:
+        drop_standard_output()
+        sys.exit(Exit.DONE)
 
 
 def _fail(error: ReliableError | str, status: int) -> int:
@@ -232,7 +232,7 @@ def _run(args: argparse.Namespace) -> int:
         report = run_scan(kernel, args, args.task, out, _progress)
     _warn(args, report.warnings)
     for problem in report.problems:
-        _fail(f"{args.dump}: {problem}", Exit.DUMP)
+        _fail(f"{args.dump}: {problem}", EXIT_DUMP)
     return exit_code(report)
 
 

@@ -38,7 +38,10 @@ from drgn_reliable.render.fleet import (
 )
 from drgn_reliable.render.progress import FleetProgress
 
-__all__ = ("FLEET", "Terminated", "run_fleet")
+__all__ = ("EXIT_LOST", "FLEET", "Terminated", "run_fleet")
+
+EXIT_LOST = Exit.LOST
+"""What should scan, or the store, was lost; another scan goes on where this one stopped."""
 
 N = TypeVar("N", int, float)
 
@@ -253,7 +256,7 @@ def _scan(args: argparse.Namespace) -> int:
         except (EngineLost, sqlite3.Error) as e:
             lost = f"--store {args.store}: {e}; scan again to go on"
             print(f"drgn-reliable: {e if isinstance(e, EngineLost) else lost}", file=sys.stderr)
-            return Exit.LOST
+            return EXIT_LOST
         progress.close()
         failed = store.failed(tally.scan)
         out = sys.stderr if args.events == "-" else sys.stdout
