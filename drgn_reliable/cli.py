@@ -75,9 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=drgn_reliable.__version__)
-    shtab.add_argument_to(
-        parser, "--print-completion", help="print a completion script for a shell: bash, zsh, fish"
-    )
+    shtab.add_argument_to(parser, "--print-completion", help="print a completion script for SHELL")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     scan = _add(commands, SCAN)
     _add_dump(scan)
