@@ -80,7 +80,7 @@ class BpfOwners:
         if not pointer:
             return None
         text: bytes = self._prog.read_c_string(pointer, max_size=512)
-        return text.decode("utf-8", "replace")
+        return text.decode("utf-8", "backslashreplace")
 
     def _traced_by(self, code: BpfText) -> int | None:
         type_ = self._prog.type("struct bpf_tramp_image")

@@ -26,6 +26,8 @@ _MAGIC = 0xEB9F
 _VLEN_MASK = 0xFFFFFF
 _KIND_SHIFT = 24
 _KIND_MASK = 0x7F
+_LONGEST_NAME = 1 << 10
+"""Bytes; the kernel takes up to 511 (``btf_name_valid_identifier()``, kernel/bpf/btf.c)."""
 
 
 class BtfError(MissingInformation, ValueError):
@@ -176,12 +178,19 @@ class Btf:
         return self
 
     def string(self, offset: int) -> str:
-        """The string at an offset of the string section."""
+        """The string at an offset of the string section.
+
+        :raises BtfError: if it is longer than any name that the kernel takes.
+        """
         if offset < self._first_string and self.base:
             return self.base.string(offset)
         offset -= self._first_string
-        end = self._strings.find(b"\0", offset)
-        end = len(self._strings) if end < 0 else end
+        limit = offset + _LONGEST_NAME
+        end = self._strings.find(b"\0", offset, limit)
+        if end < 0:
+            end = len(self._strings)
+            if end > limit:
+                raise BtfError(f"a name in BTF has more than {_LONGEST_NAME} bytes")
         return self._strings[offset:end].decode("utf-8", "replace")
 
     def kind(self, type_id: int) -> int:

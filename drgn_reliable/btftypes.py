@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from drgn import (
     FindObjectFlags,
@@ -47,6 +47,16 @@ _QUALIFIERS = {
 }
 
 _SIGNED, _BOOL = 1, 4
+
+_IMPOSSIBLE = (OverflowError, RecursionError, TypeError, ValueError)
+"""What drgn raises for a type that cannot be."""
+
+_DEEPEST = 100
+"""Types made for the sake of one: pointers to functions that take arrays of qualified types, …"""
+_DEEPEST_ANONYMOUS = 32
+_MOST_ANONYMOUS = 1 << 14
+"""How deep anonymous members may be nested, and how many members are within reach by them: libdrgn
+looks at each for every name. ``struct page`` and its like nest 4 deep and reach some 100."""
 
 GLOBALS: dict[str, str] = {
     "__cpu_active_mask": "struct cpumask",
@@ -119,6 +129,13 @@ def _declared_only(blob: Btf, type_id: int) -> bool:
     return kind == Kind.FWD or (kind in (Kind.ENUM, Kind.ENUM64) and not blob.count(type_id))
 
 
+class _Reach(NamedTuple):
+    """The members that a structure has as its own, those of its anonymous members among them."""
+
+    members: int
+    depth: int
+
+
 class BtfTypes:
     """drgn types of a program, made from the kernel's BTF and its modules' split BTF.
 
@@ -131,6 +148,7 @@ class BtfTypes:
         self._symbol = symbol
         self._types: dict[tuple[Btf, int], Type] = {}
         self._being_made: set[tuple[Btf, int]] = set()
+        self._reach: dict[tuple[Btf, int], _Reach] = {}
         self.module_loader: Callable[[], Iterable[bytes]] | None = None
         """Gives the raw split BTF of the modules, when the first search goes beyond the
         kernel's own."""
@@ -232,12 +250,14 @@ class BtfTypes:
         if found is None:
             if key in self._being_made:
                 raise BtfError(f"BTF type {type_id} refers to itself")
+            if len(self._being_made) >= _DEEPEST:
+                raise BtfError(f"BTF type {type_id} is more than {_DEEPEST} types deep")
             self._being_made.add(key)
             try:
                 found = self._types[key] = self._make(blob, type_id)
             except BtfError:
                 raise
-            except (ValueError, OverflowError) as e:
+            except _IMPOSSIBLE as e:
                 raise BtfError(f"BTF type {type_id} cannot be: {e}") from e
             finally:
                 self._being_made.discard(key)
@@ -270,7 +290,7 @@ class BtfTypes:
             return self._function_type(blob, type_id)
         if kind in (Kind.TYPE_TAG, Kind.FUNC, Kind.VAR):
             return self.type(blob, blob.referenced(type_id))
-        raise LookupError(f"BTF type {type_id} is of kind {kind}, which is no C type")
+        raise BtfError(f"BTF type {type_id} is of kind {kind}, which is no C type")
 
     def _scalar(self, blob: Btf, type_id: int, kind: int) -> Type:
         name, size = blob.name(type_id), blob.size(type_id)
@@ -283,12 +303,57 @@ class BtfTypes:
 
     def _compound(self, blob: Btf, type_id: int, kind: int) -> Type:
         records = list(blob.members(type_id))
+        self._check_reach(blob, type_id, ())
         members = [
             self._member(blob, record, last=i == len(records) - 1)
             for i, record in enumerate(records)
         ]
         make: Any = self._prog.struct_type if kind == Kind.STRUCT else self._prog.union_type
         return make(blob.name(type_id) or None, blob.size(type_id), members)
+
+    def _check_reach(self, blob: Btf, type_id: int, within: tuple[int, ...]) -> _Reach:
+        """See that a search for a member comes to an end, and soon.
+
+        :param within: the structures that this one is an anonymous member of.
+        :raises BtfError: if it would not.
+        """
+        found = self._reach.get((blob, type_id))
+        if found is not None:
+            return found
+        within = (*within, type_id)
+        members = depth = 0
+        for record in blob.members(type_id):
+            members += 1
+            if not record.name and (inner := self._aggregate(blob, record.type_id)) is not None:
+                if inner in within:
+                    raise BtfError(f"{self._named(blob, inner)} is an anonymous member of itself")
+                if len(within) <= _DEEPEST_ANONYMOUS:
+                    reach = self._check_reach(blob.owner(inner), inner, within)
+                    members, depth = members + reach.members, max(depth, 1 + reach.depth)
+            if len(within) + depth > _DEEPEST_ANONYMOUS or members > _MOST_ANONYMOUS:
+                raise BtfError(
+                    f"{self._named(blob, type_id)} has anonymous members nested more than "
+                    f"{_DEEPEST_ANONYMOUS} deep or {_MOST_ANONYMOUS} wide"
+                )
+        found = self._reach[blob, type_id] = _Reach(members, depth)
+        return found
+
+    def _aggregate(self, blob: Btf, type_id: int) -> int | None:
+        """The STRUCT or UNION that a type is, by any name; None if it is something else."""
+        for _ in range(_DEEPEST):
+            blob = blob.owner(type_id)
+            kind = blob.kind(type_id)
+            if kind in (Kind.STRUCT, Kind.UNION):
+                return type_id
+            if kind not in (Kind.TYPEDEF, Kind.TYPE_TAG, *_QUALIFIERS):
+                return None
+            type_id = blob.referenced(type_id)
+        return None
+
+    def _named(self, blob: Btf, type_id: int) -> str:
+        """A structure in words."""
+        name = blob.owner(type_id).name(type_id)
+        return f"BTF type {type_id}" + (f" ({name!r})" if name else "")
 
     def _member(self, blob: Btf, record: BtfMember, *, last: bool) -> TypeMember:
         def resolve() -> Object:
@@ -300,7 +365,7 @@ class BtfTypes:
                 if record.bit_size:
                     return Object(self._prog, found, bit_field_size=record.bit_size)
                 return Object(self._prog, found)
-            except ValueError as e:
+            except _IMPOSSIBLE as e:
                 raise BtfError(f"BTF member {record.name!r} cannot be: {e}") from e
 
         return TypeMember(resolve, record.name or None, record.bit_offset)

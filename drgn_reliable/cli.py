@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from textwrap import fill
-from typing import BinaryIO, cast
+from typing import BinaryIO, NoReturn, cast
 
 import shtab
 from drgn import FaultError
@@ -39,6 +40,7 @@ from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.opening import open_dump
 from drgn_reliable.outfile import drop_standard_output, output
+from drgn_reliable.render.visible import visible
 from drgn_reliable.report import Scanner
 from drgn_reliable.tasks import Task
 
@@ -65,9 +67,16 @@ drgn's shell the same is at hand as %reliable, %unreliable, %klp, %reliable-expl
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that shows wrong arguments as text: a shell's pattern makes them of files' names."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="drgn-reliable",
         description="Say of every task in a Linux kernel dump whether its kernel stack trace is "
         "reliable, and if not, why.",
@@ -168,6 +177,8 @@ def _add_dump(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all of Unicode
     args = _parse(argv)
     try:
         return _run(args)
@@ -177,10 +188,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(e, EXIT_DUMP)
     except FaultError as e:
         return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", EXIT_DUMP)
+    except MemoryError:
+        return _fail(f"{_subject(args)}: takes more memory than this process may have", EXIT_DUMP)
     except BrokenPipeError:
         # The reader of a pipe went away: nobody is left to tell.
         drop_standard_output()
         return 0
+    except OSError as e:
+        return _fail(f"{_subject(args)}: cannot be read or written ({e.strerror or e})", EXIT_DUMP)
     except Terminated:
         return _fail("terminated", EXIT_TERMINATED)
     except KeyboardInterrupt:
@@ -198,8 +213,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         sys.exit(Exit.DONE)
 
 
+def _subject(args: argparse.Namespace) -> str:
+    return str(getattr(args, "dump", args.command))
+
+
 def _fail(error: ReliableError | str, status: int) -> int:
-    print(f"drgn-reliable: {error}", file=sys.stderr)
+    print(f"drgn-reliable: {visible(str(error))}", file=sys.stderr)
     return status
 
 
@@ -237,7 +256,7 @@ def _run(args: argparse.Namespace) -> int:
 def _warn(args: argparse.Namespace, warnings: Iterable[str]) -> None:
     """Tell of what a table has told of already."""
     for warning in warnings if args.format != "table" else ():
-        print(f"drgn-reliable: {args.dump}: warning: {warning}", file=sys.stderr)
+        print(f"drgn-reliable: {visible(f'{args.dump}: warning: {warning}')}", file=sys.stderr)
 
 
 def _capsule(args: argparse.Namespace) -> int:

@@ -81,7 +81,9 @@ def preemption(kernel: Kernel) -> str:
 def _version(kernel: Kernel) -> str | None:
     place = kernel.symbols.address("init_uts_ns")
     try:
-        layout = Layout(kernel.prog.type("struct uts_namespace"), {"version": "name.version"})
+        layout = Layout(
+            kernel.prog.type("struct uts_namespace"), {"version": "name.version"}, text=("version",)
+        )
         text = layout.read(kernel.prog, place or 0)["version"]
     except (FaultError, LookupError, MissingInformation):
         return None
@@ -92,7 +94,7 @@ def has_member(kernel: Kernel, type_name: str, member: str) -> bool:
     """Whether a type of the kernel has a member."""
     try:
         return member_offset(kernel.prog.type(type_name), member) is not None
-    except LookupError:
+    except (LookupError, MissingInformation):
         return False
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from drgn_reliable.arch.base import StackUnwinder
@@ -29,7 +29,7 @@ class Drawing:
         self._notes: dict[int, list[str]] = {}
         self._task = task
 
-    def note_frames(self, frames: tuple[Frame, ...], steps: list[SeenStep]) -> None:
+    def note_frames(self, frames: Sequence[Frame], steps: list[SeenStep]) -> None:
         """Where the stack pointer was in each frame of a walk, and what led to the next."""
         for number, frame in enumerate(frames):
             self._note(frame.sp, f"SP of #{number} {frame.code}")

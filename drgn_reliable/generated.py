@@ -210,10 +210,11 @@ class GeneratedText:
                 "fp_end": "fp_end",
             },
             optional={"fp_start", "fp_end"},
+            text=("name",),
         )
         for ksym in container_nodes(self._prog, head, layout.offsets["node"], _LIST_LIMIT):
             fields = layout.read(self._prog, ksym)
-            name = fields["name"].split(b"\0")[0].decode("utf-8", "replace")
+            name = fields["name"].split(b"\0")[0].decode("utf-8", "backslashreplace")
             yield BpfText(
                 fields["start"],
                 fields["end"],

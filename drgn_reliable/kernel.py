@@ -86,6 +86,11 @@ class Kernel:
         self.types = self._provide_types()
         try:
             self._assemble(cpu_registers)
+        except BtfError as e:
+            raise MissingInformation(
+                f"no types: the kernel's BTF is damaged ({e}); name the kernel's vmlinux with "
+                "--symbols"
+            ) from e
         except LookupError as e:
             raise MissingInformation(
                 f"the types ({self.types}) lack something that is needed: {e}; name the kernel's "

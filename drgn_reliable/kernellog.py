@@ -36,7 +36,7 @@ _GAP = 0.3
 _TOLD = re.compile(
     r"(?:klp_try_switch_task: )?(?P<comm>.*):(?P<pid>\d+) "
     r"(?:(?P<running>is running)|(?P<unreliable>has an unreliable stack)"
-    r"|is sleeping on function (?P<function>\S+))",
+    r"|is sleeping on function (?P<function>.+))",
     re.DOTALL,
 )
 _STARTED = re.compile(r"'(?P<patch>.*)': (?:starting|reversing) (?:\w+ )?transition.*")
@@ -73,7 +73,7 @@ def livepatch_lines(prog: Program) -> list[LogLine]:
     found = []
     try:
         for record in get_printk_records(prog):
-            text = record.text.decode("utf-8", "replace")
+            text = record.text.decode("utf-8", "backslashreplace")
             if prefix := _PREFIX.match(text):
                 time = record.timestamp * _NANOSECOND
                 found.append(LogLine(time, text[prefix.end() :], record.caller_tid))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from drgn import FaultError, PlatformFlags, Program, Type, TypeKind, offsetof
+from drgn import FaultError, PlatformFlags, Program, Type, TypeKind, offsetof, sizeof
 
 from drgn_reliable.errors import MissingInformation
 
@@ -28,7 +28,10 @@ __all__ = (
     "hashed_nodes",
     "list_nodes",
     "member_offset",
+    "member_type",
     "missing",
+    "pointed_type",
+    "size_of",
 )
 
 MASK = (1 << 64) - 1
@@ -40,6 +43,9 @@ page is smaller."""
 
 _FORMATS = {(1, False): "B", (2, False): "H", (4, False): "I", (8, False): "Q"}
 _FORMATS |= {(size, True): code.lower() for (size, _), code in _FORMATS.items()}
+
+_LARGEST = 1 << 20
+"""Bytes: more than any structure of the kernel that is read, far less than a made-up size."""
 
 
 def byte_order(prog: Program) -> str:
@@ -54,6 +60,10 @@ def missing(error: Exception) -> str:
     return "not readable in this dump" if isinstance(error, FaultError) else str(error)
 
 
+_IMPOSSIBLE = (AttributeError, OverflowError, RecursionError, TypeError, ValueError)
+"""What drgn raises for a type that is not what it must be, such as a member of a function."""
+
+
 def _underlying(type_: Type) -> Type:
     while type_.kind == TypeKind.TYPEDEF:
         type_ = type_.type
@@ -61,30 +71,89 @@ def _underlying(type_: Type) -> Type:
 
 
 def member_offset(type_: Type, path: str) -> int | None:
-    """Offset in bytes of a member such as ``"thread.sp"``, or None where the type lacks it."""
+    """Offset in bytes of a member such as ``"thread.sp"``, or None where the type lacks it.
+
+    :raises MissingInformation: if the types are damaged, so that there cannot be such a member.
+    """
     try:
         offset: int = offsetof(type_, path)
         return offset
     except LookupError:
         return None
+    except MissingInformation:
+        raise
+    except _IMPOSSIBLE as e:
+        raise _damaged(type_, path, str(e)) from e
 
 
-def _member_type(type_: Type, path: str) -> Type:
-    for name in path.split("."):
-        type_ = _underlying(type_).member(name).type
-    return _underlying(type_)
+def member_type(type_: Type, path: str) -> Type:
+    """Type of a member, without its typedefs.
+
+    :raises MissingInformation: if the type lacks it, or the types are damaged.
+    """
+    found = type_
+    try:
+        for name in path.split("."):
+            found = _underlying(_underlying(found).member(name).type)
+    except MissingInformation:
+        raise
+    except LookupError as e:
+        raise MissingInformation(f"{type_.type_name()} has no member {path!r}") from e
+    except _IMPOSSIBLE as e:
+        raise _damaged(type_, path, str(e)) from e
+    return found
 
 
-def _code(type_: Type) -> str:
-    """The :mod:`struct` code of a scalar or of a character array."""
-    if type_.kind == TypeKind.ARRAY:
-        return f"{type_.length or 0}s"
-    if type_.kind == TypeKind.ENUM:
-        return _code(_underlying(type_.type)) if type_.type else "I"
-    if type_.kind == TypeKind.POINTER:
+def pointed_type(type_: Type, path: str) -> Type:
+    """Type, without its typedefs, of what a member points to or is an array of.
+
+    :raises MissingInformation: if the type lacks the member, or it is neither.
+    """
+    found = member_type(type_, path)
+    if found.kind not in (TypeKind.ARRAY, TypeKind.POINTER):
+        raise _damaged(type_, path, f"it is {found.type_name()!r}, not a pointer or an array")
+    return _underlying(found.type)
+
+
+def size_of(type_: Type) -> int:
+    """Size of a type in bytes.
+
+    :raises MissingInformation: if it has none, or one that nothing in a kernel has.
+    """
+    try:
+        size: int = sizeof(type_)
+    except MissingInformation:
+        raise
+    except _IMPOSSIBLE as e:
+        raise MissingInformation(f"damaged types: {type_.type_name()}: {e}") from e
+    if size > _LARGEST:
+        raise MissingInformation(f"damaged types: {type_.type_name()} has {size} bytes")
+    return size
+
+
+def _damaged(type_: Type, path: str, why: str) -> MissingInformation:
+    return MissingInformation(
+        f"damaged types: {type_.type_name()} and its member {path!r}: {why}; "
+        "name the kernel's vmlinux with --symbols"
+    )
+
+
+def _code(type_: Type, path: str, *, text: bool) -> str:
+    """The :mod:`struct` code of a member that is a number, a pointer or an array of characters."""
+    found = member_type(type_, path)
+    if text:
+        if found.kind == TypeKind.ARRAY and size_of(found) == found.length:
+            return f"{found.length}s"
+        raise _damaged(type_, path, f"it is {found.type_name()!r}, not an array of characters")
+    if found.kind == TypeKind.POINTER:
         return "Q"
-    signed = type_.kind == TypeKind.INT and type_.is_signed
-    return _FORMATS[type_.size, signed]
+    if found.kind == TypeKind.ENUM:
+        if found.type is None:
+            return "I"
+        found = _underlying(found.type)
+    if found.kind not in (TypeKind.INT, TypeKind.BOOL) or found.size not in (1, 2, 4, 8):
+        raise _damaged(type_, path, f"it is {found.type_name()!r}, not a number or a pointer")
+    return _FORMATS[found.size, found.kind == TypeKind.INT and found.is_signed]
 
 
 class Layout:
@@ -94,7 +163,9 @@ class Layout:
     :param members: for each name that the caller will use, the member's path, or several paths
         of which the first that the struct has is taken (kernels rename members).
     :param optional: names that may be absent; they read as None.
-    :raises MissingInformation: if the struct has none of a required name's paths.
+    :param text: names that are arrays of characters, read as bytes; all others are read as numbers.
+    :raises MissingInformation: if the struct has none of a required name's paths, or the types are
+        damaged: a member is of another kind, members overlap, or are too far apart.
     """
 
     def __init__(
@@ -102,6 +173,7 @@ class Layout:
         type_: Type,
         members: Mapping[str, str | Sequence[str]],
         optional: frozenset[str] | set[str] = frozenset(),
+        text: Sequence[str] = (),
     ) -> None:
         self.offsets: dict[str, int] = {}
         fields: list[tuple[int, str, str]] = []
@@ -110,22 +182,27 @@ class Layout:
                 offset = member_offset(type_, path)
                 if offset is not None:
                     self.offsets[name] = offset
-                    fields.append((offset, name, _code(_member_type(type_, path))))
+                    fields.append((offset, name, _code(type_, path, text=name in text)))
                     break
             else:
                 if name not in optional:
                     raise MissingInformation(f"{type_.type_name()} has no member {paths!r}")
+        if not fields:
+            raise MissingInformation(f"{type_.type_name()} has none of {', '.join(members)}")
         fields.sort()
-        self._plan(fields, byte_order(type_.prog))
+        last, name, code = fields[-1]
+        if last + struct.calcsize(code) - fields[0][0] > _LARGEST:
+            raise _damaged(type_, name, f"it is {last} bytes from the start")
+        self._plan(type_, fields, byte_order(type_.prog))
         self._absent = {name: None for name in members if name not in self.offsets}
 
-    def _plan(self, fields: list[tuple[int, str, str]], order: str) -> None:
+    def _plan(self, type_: Type, fields: list[tuple[int, str, str]], order: str) -> None:
         self.start = at = fields[0][0]
         spelling = order
         names = []
         for offset, name, code in fields:
             if offset < at:
-                raise ValueError(f"members overlap at byte {offset} ({name})")
+                raise _damaged(type_, name, f"it overlaps another at byte {offset}")
             spelling += f"{offset - at}x{code}"
             at = offset + struct.calcsize(order + code)
             names.append(name)
@@ -268,7 +345,9 @@ class StackMemory:
     :param order: byte order of the dump, as :func:`byte_order` gives it.
     """
 
-    __slots__ = ("low", "high", "name", "_prog", "_start", "_last", "_data", "_unpack", "_holes")
+    __slots__ = (
+        "low", "high", "name", "_prog", "_start", "_last", "_data", "_unpack", "_pack", "_holes",
+    )  # fmt: skip
 
     def __init__(
         self, prog: Program, low: int, high: int, used: int, name: str, order: str = "<"
@@ -277,7 +356,8 @@ class StackMemory:
         self.high = high
         self.name = name
         self._prog = prog
-        self._unpack = _UNPACK_WORD[order]
+        self._unpack = _WORD[order].unpack_from
+        self._pack = _WORD[order].pack
         self._holes: tuple[tuple[int, int], ...] = ()
         self._load(used if low <= used < high else low)
 
@@ -303,10 +383,6 @@ class StackMemory:
         self._data = bytes(data)
         self._holes = tuple(holes)
 
-    def readable(self) -> tuple[int, bytes]:
-        """Where the part that was read begins, and its bytes: none if a page of it lacks."""
-        return self._start, b"" if self._holes else self._data
-
     def contains(self, address: int, size: int) -> bool:
         """Whether an object of ``size`` bytes lies wholly within the stack's bounds."""
         return self.low <= address and address + size <= self.high
@@ -317,6 +393,41 @@ class StackMemory:
         if offset < 0 or offset > self._last or self._holes:
             return self._word_with_care(address)
         found: int = self._unpack(self._data, offset)[0]
+        return found
+
+    def number(self, address: int) -> int | None:
+        """Like :meth:`word`, for a word that is no address: flags, or a mark."""
+        return self.word(address)
+
+    def glance(self, address: int) -> int | None:
+        """Like :meth:`word`, for a word that decides nothing: it is only told."""
+        return self.word(address)
+
+    def holds(self, address: int, value: int) -> bool | None:
+        """Whether the word at an address is a certain one, where any other tells nothing."""
+        found = self.word(address)
+        return None if found is None else found == value
+
+    def places_of(self, value: int, low: int, high: int) -> list[int]:
+        """Where in a part of the stack a word is, of the words that can be read.
+
+        :param low: address of the first word.
+        :param high: where the last one ends.
+        """
+        low, high = max(low, self.low), min(high, self.high)
+        if high - low < 8:
+            return []
+        if low < self._start:
+            self._load(self.low)
+        if self._holes:
+            word = StackMemory.word
+            return [place for place in range(low, high - 7, 8) if word(self, place) == value]
+        start, wanted = self._start, self._pack(value)
+        found, at = [], self._data.find(wanted, low - start, high - start)
+        while at >= 0:
+            if not (at + start - low) & 7:
+                found.append(start + at)
+            at = self._data.find(wanted, at + 1, high - start)
         return found
 
     def _word_with_care(self, address: int) -> int | None:
@@ -330,4 +441,4 @@ class StackMemory:
         return found
 
 
-_UNPACK_WORD = {order: struct.Struct(f"{order}Q").unpack_from for order in "<>"}
+_WORD = {order: struct.Struct(f"{order}Q") for order in "<>"}

@@ -6,9 +6,10 @@ Addresses are unsigned 64-bit integers, sizes are bytes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 __all__ = (
     "CapsuleSummary",
@@ -19,6 +20,7 @@ __all__ = (
     "End",
     "FoundBy",
     "Frame",
+    "Frames",
     "KernelAnswer",
     "KernelVerdict",
     "ProofAnswer",
@@ -26,6 +28,7 @@ __all__ = (
     "Reason",
     "TaskKind",
     "TaskReport",
+    "Trace",
     "Walk",
 )
 
@@ -164,6 +167,62 @@ class Frame(NamedTuple):
         return self.code.symbol or f"{self.code.pc:#x}"
 
 
+class Trace(NamedTuple):
+    """The frames of a walk as far as other tasks' walks can have them too: all but the place of
+    the stack."""
+
+    codes: tuple[Code, ...]
+    found_by: tuple[FoundBy, ...]
+    offsets: tuple[int, ...]
+    """Each frame's stack pointer, counted from the task's stack, in bytes."""
+
+
+class Frames(Sequence[Frame]):
+    """The frames of a task: a trace, which many tasks share, on the task's own stack.
+
+    :param base: the lowest address of the stack.
+    """
+
+    __slots__ = ("trace", "base")
+
+    def __init__(self, trace: Trace, base: int) -> None:
+        self.trace = trace
+        self.base = base
+
+    @classmethod
+    def of(cls, frames: Iterable[Frame], base: int) -> Frames:
+        """The frames of one walk."""
+        found = [(f.code, f.found_by, f.sp - base) for f in frames]
+        return cls(Trace(*zip(*found, strict=True)) if found else Trace((), (), ()), base)
+
+    def __len__(self) -> int:
+        return len(self.trace.codes)
+
+    def __iter__(self) -> Iterator[Frame]:
+        base = self.base
+        for code, found_by, offset in zip(*self.trace, strict=True):
+            yield Frame(code, base + offset, found_by)
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Frame, ...]: ...
+    def __getitem__(self, index: int | slice) -> Frame | tuple[Frame, ...]:
+        if isinstance(index, slice):
+            return tuple(self)[index]
+        codes, found_by, offsets = self.trace
+        return Frame(codes[index], self.base + offsets[index], found_by[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
 class Reason(NamedTuple):
     """One thing that is wrong with a trace, with its evidence.
 
@@ -270,7 +329,8 @@ class TaskReport:
     kind: TaskKind
     kernel: KernelAnswer
     proof: ProofAnswer
-    frames: tuple[Frame, ...]
+    frames: Sequence[Frame]
+    """Innermost first; usually :class:`Frames`."""
     reasons: tuple[Reason, ...]
 
 

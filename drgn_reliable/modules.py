@@ -15,7 +15,16 @@ from typing import NamedTuple
 from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import BrokenList, Layout, container_nodes, member_offset, missing
+from drgn_reliable.memory import (
+    BrokenList,
+    Layout,
+    container_nodes,
+    member_offset,
+    member_type,
+    missing,
+    pointed_type,
+    size_of,
+)
 from drgn_reliable.symbols import ModuleSymbols, Named, module_symbols
 
 __all__ = ("Module", "ModuleList", "Region")
@@ -108,6 +117,7 @@ class ModuleList:
                 "orc_count": "arch.num_orcs",
             },
             optional={"kallsyms", "orc_ip", "orc", "orc_count"},
+            text=("name",),
         )
 
     @cached_property
@@ -121,7 +131,7 @@ class ModuleList:
         self._modules.append(
             Module(
                 address,
-                fields["name"].split(b"\0")[0].decode("utf-8", "replace"),
+                fields["name"].split(b"\0")[0].decode("utf-8", "backslashreplace"),
                 tuple(self._regions(address)),
                 fields["orc_ip"] or 0,
                 fields["orc"] or 0,
@@ -147,14 +157,15 @@ class ModuleList:
         return {number: name for name, number in names.items() if name.startswith("MOD_")}
 
     def _regions_by_type(self, address: int) -> list[Region]:
-        mem = self._prog.type("struct module").member("mem")
-        layout = Layout(mem.type.type, {"base": "base", "size": "size"})
-        first = address + mem.offset
+        module = self._prog.type("struct module")
+        mem, element = member_type(module, "mem"), pointed_type(module, "mem")
+        layout, step = Layout(element, {"base": "base", "size": "size"}), size_of(element)
+        first = address + (member_offset(module, "mem") or 0)
         found = []
         for number, name in self._memory_types.items():
-            if not 0 <= number < (mem.type.length or 0):
+            if not 0 <= number < (mem.length or 0):
                 continue
-            part = layout.read(self._prog, first + number * mem.type.type.size)
+            part = layout.read(self._prog, first + number * step)
             found.append(
                 Region(
                     part["base"],

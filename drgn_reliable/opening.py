@@ -214,14 +214,15 @@ def physical_program(machine: str, read: Callable[[int, int], bytes], vmcoreinfo
 
 def _needs_own_reader(dump: OpenedDump) -> bool:
     """Whether drgn cannot read the file, or its memory by address: it knows no page tables of
-    LoongArch. Its library for kdump-compressed files finds no architecture without a release,
-    translates no addresses of powerpc with radix page tables and of s390x since 6.10, whose kernel
-    does not lie in the identity mapping, and maps the file: a page that reaches
-    beyond the end of one that was cut off kills the process (SIGBUS, drgn 0.3).
+    LoongArch, and fails on segments beyond all files. Its library for kdump-compressed files finds
+    no architecture without a release, translates no addresses of powerpc with radix page tables and
+    of s390x since 6.10, whose kernel does not lie in the identity mapping, and may die of what is
+    odd about a file: that goes to our own reader, the rule being that only a file that is as
+    makedumpfile writes it does not.
     """
     if not isinstance(dump.file, KdumpFile):
-        return dump.file.machine == "loongarch64"
-    if dump.problems:
+        return dump.file.machine == "loongarch64" or dump.file.reaches_beyond_all_files
+    if dump.problems or dump.file.kills_library:
         return True
     uts = dump.file.header.uts
     return not (uts.release and uts.version) or uts.machine in _OWN_READER

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 from drgn_reliable.errors import UsageError
+from drgn_reliable.newfile import new_file
 
 __all__ = ("drop_standard_output", "output")
 
@@ -19,38 +20,24 @@ __all__ = ("drop_standard_output", "output")
 def output(path: str | None) -> Iterator[TextIO]:
     """Standard output, or a file that appears under its name only when it is complete.
 
+    A report has names and addresses, no contents of memory: who may read it is up to the umask.
+
     :raises UsageError: if it cannot be written.
     """
     if path is None:
         yield sys.stdout
         sys.stdout.flush()
         return
-    folder = os.path.dirname(path) or "."
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".drgn-reliable-")
-    except OSError as e:
-        raise UsageError(f"--output {path}: cannot be written ({e.strerror})") from e
-    try:
-        with open(descriptor, "w", encoding="utf-8") as out:
+        with new_file(path) as file:
+            out = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace")
             yield out
             out.flush()
-            os.fchmod(descriptor, 0o666 & ~_umask())
-            os.fsync(descriptor)
-        os.replace(temporary, path)
+            out.detach()
     except OSError as e:
-        os.unlink(temporary)
         raise UsageError(f"--output {path}: cannot be written ({e.strerror})") from e
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def drop_standard_output() -> None:
     """Let what is still to be written to a pipe without a reader go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -254,7 +254,7 @@ class Patches:
 
     @cached_property
     def _module_name(self) -> Layout:
-        return Layout(self._prog.type("struct module"), {"name": "name"})
+        return Layout(self._prog.type("struct module"), {"name": "name"}, text=("name",))
 
     # Lists -------------------------------------------------------------------------------
 
@@ -312,11 +312,11 @@ class Patches:
             name = self._module_name.read(self._prog, module)["name"]
         except FaultError:
             return ""
-        return str(name.split(b"\0")[0].decode("utf-8", "replace"))
+        return str(name.split(b"\0")[0].decode("utf-8", "backslashreplace"))
 
     def _string(self, address: int) -> str:
         try:
             text: bytes = self._prog.read_c_string(address, max_size=512)
-            return text.decode("utf-8", "replace")
+            return text.decode("utf-8", "backslashreplace")
         except FaultError:
             return ""

@@ -33,6 +33,7 @@ from drgn_reliable.kernel import Kernel
 from drgn_reliable.livepatch import LivepatchReport
 from drgn_reliable.model import DumpReport
 from drgn_reliable.reasons import ReasonKind
+from drgn_reliable.render.visible import visible
 
 __all__ = ()
 
@@ -132,7 +133,7 @@ class _Offer:
             try:
                 return self.run(prog, args)
             except UsageError as e:
-                raise CommandArgumentError(str(e)) from e
+                raise CommandArgumentError(visible(str(e))) from e
 
 
 for _offer in (

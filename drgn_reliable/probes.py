@@ -12,10 +12,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from drgn import FaultError, Program, sizeof
+from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import MASK, Layout, container_nodes, gather, hashed_nodes
+from drgn_reliable.memory import (
+    MASK,
+    Layout,
+    container_nodes,
+    gather,
+    hashed_nodes,
+    pointed_type,
+    size_of,
+)
 from drgn_reliable.symbols import Symbols
 
 __all__ = ("Kprobe", "Kprobes")
@@ -91,8 +99,7 @@ class Kprobes:
             layout = Layout(self._prog.type("struct kprobe_insn_cache"), {"size": "insn_size"})
             page = self._prog.type("struct kprobe_insn_page")
             count: int = layout.read(self._prog, place)["size"]
-            size: int = sizeof(page.member("insns").type.type)
-            return count * size
+            return count * size_of(pointed_type(page, "insns"))
         except (FaultError, LookupError, MissingInformation):
             return None
 

@@ -12,11 +12,12 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from drgn import FaultError, Object, Program, sizeof
+from drgn import FaultError, Object, Program
 
+from drgn_reliable.errors import MissingInformation
 from drgn_reliable.files.notes import NT_PRSTATUS, iter_notes
 from drgn_reliable.files.source import DumpFormatError
-from drgn_reliable.memory import MASK, byte_order, member_offset
+from drgn_reliable.memory import MASK, byte_order, member_offset, size_of
 from drgn_reliable.opening import opened_dump
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task, cpus_in_mask
@@ -59,14 +60,17 @@ class CrashRegisters:
     def _decode(self, status: bytes, order: str) -> Mapping[str, int] | None:
         unpack = struct.Struct(order + "Q").unpack_from
         start = self._registers_at
-        if len(status) < start + max(self._offsets.values()) + 8:
+        if start is None or len(status) < start + max(self._offsets.values()) + 8:
             return None
         return {name: unpack(status, start + at)[0] for name, at in self._offsets.items()}
 
     @cached_property
-    def _registers_at(self) -> int:
-        """Offset of the general registers in ``struct elf_prstatus``."""
-        return member_offset(self._prog.type("struct elf_prstatus"), "pr_reg") or 0
+    def _registers_at(self) -> int | None:
+        """Offset of the general registers in ``struct elf_prstatus``; None if the types lack it."""
+        try:
+            return member_offset(self._prog.type("struct elf_prstatus"), "pr_reg")
+        except (LookupError, MissingInformation):
+            return None
 
     def _crash_note(self, cpu: int) -> bytes | None:
         """What ``crash_save_cpu()`` wrote for a CPU, if the kernel crashed."""
@@ -75,11 +79,11 @@ class CrashRegisters:
         if notes is None or offsets is None:
             return None
         try:
-            size = sizeof(self._prog.type("note_buf_t"))
+            size = size_of(self._prog.type("note_buf_t"))
             base = self._prog.read_u64(offsets + 8 * cpu & MASK)
             buffer = self._prog.read(self._prog.read_u64(notes) + base & MASK, size)
             return next(self._statuses(buffer, self._order), None)
-        except (FaultError, DumpFormatError, LookupError):
+        except (FaultError, DumpFormatError, LookupError, MissingInformation):
             return None
 
     @cached_property

@@ -11,7 +11,16 @@ from drgn import Object, Program
 
 from drgn_reliable.judge import kernel_answer, proof_answer, refusal
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.model import DumpReport, Reason, TaskReport, Walk
+from drgn_reliable.model import (
+    DumpReport,
+    Frames,
+    KernelAnswer,
+    ProofAnswer,
+    Reason,
+    TaskReport,
+    Walk,
+)
+from drgn_reliable.repeats import Repeats
 from drgn_reliable.tasks import Task
 from drgn_reliable.walk import walk_task
 
@@ -34,13 +43,17 @@ class Scanner:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.supported = kernel.supports_reliable
+        self._repeats = Repeats(kernel.prog, kernel.unwinder, supported=self.supported)
 
     def report(self, task: Task) -> TaskReport:
         """Walk one task's stack, as the kernel would and if need be to prove, and judge."""
-        unwinder = self.kernel.unwinder
-        walk = proof = walk_task(unwinder, task)
-        if walk.reasons:
-            proof = walk_task(unwinder, task, proving=True)
+        known = self._repeats.find(task)
+        if known is None:
+            walk, known = self._repeats.walk(task)
+        if known is not None:
+            frames = Frames(known.trace, task.stack)
+            return _report(task, known.kernel, known.proof, frames, ())
+        proof = walk_task(self.kernel.unwinder, task, proving=True) if walk.reasons else walk
         return report_of(task, walk, proof, supported=self.supported)
 
     def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
@@ -50,7 +63,12 @@ class Scanner:
     def problems(self) -> tuple[str, ...]:
         """What has kept the scan so far from seeing everything, one line each."""
         kernel = self.kernel
-        found = [*kernel.tasks.problems, *kernel.generated.problems, *kernel.problems]
+        found = [
+            *kernel.tasks.problems,
+            *kernel.generated.problems,
+            *kernel.facts.problems,
+            *kernel.problems,
+        ]
         if kernel.modules.problem:
             found.append(kernel.modules.problem)
         return tuple(found)
@@ -81,6 +99,22 @@ def report_of(task: Task, walk: Walk, proof: Walk, *, supported: bool) -> TaskRe
 
     :param supported: whether the kernel has a reliable stack trace.
     """
+    return _report(
+        task,
+        kernel_answer(walk, running=task.on_cpu, supported=supported),
+        proof_answer(proof),
+        Frames.of(proof.frames, task.stack),
+        merged_reasons(walk, proof),
+    )
+
+
+def _report(
+    task: Task,
+    kernel: KernelAnswer,
+    proof: ProofAnswer,
+    frames: Frames,
+    reasons: tuple[Reason, ...],
+) -> TaskReport:
     return TaskReport(
         task.address,
         task.pid,
@@ -89,10 +123,10 @@ def report_of(task: Task, walk: Walk, proof: Walk, *, supported: bool) -> TaskRe
         task.comm,
         task.state,
         task.kind,
-        kernel_answer(walk, running=task.on_cpu, supported=supported),
-        proof_answer(proof),
-        tuple(proof.frames),
-        merged_reasons(walk, proof),
+        kernel,
+        proof,
+        frames,
+        reasons,
     )
 
 

@@ -12,9 +12,9 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from drgn import Program, Type, TypeKind
+from drgn import Program, TypeKind
 
-from drgn_reliable.memory import MASK, Layout, byte_order, member_offset
+from drgn_reliable.memory import MASK, Layout, byte_order, member_offset, pointed_type, size_of
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task
 
@@ -56,10 +56,9 @@ class FunctionGraph:
             self.trampoline = None
         if self.trampoline is None:
             return
-        pointed: Type = task.member("ret_stack").type.type
-        self._words = pointed.kind != TypeKind.STRUCT
+        self._words = pointed_type(task, "ret_stack").kind != TypeKind.STRUCT
         entry = prog.type("struct ftrace_ret_stack")
-        self._entry_size = entry.size or 0
+        self._entry_size = size_of(entry)
         self._entry = Layout(entry, {"ret": "ret", "slot": "retp"})
 
     def find(self, task: Task, cursor: Cursor, slot: int) -> int | None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator
 
-from drgn import FaultError, Program, Type
+from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import MASK, Layout, member_offset
+from drgn_reliable.memory import MASK, Layout, member_offset, pointed_type
 from drgn_reliable.modules import Module
 
 __all__ = ("ModuleSections", "module_sections")
@@ -97,7 +97,7 @@ def _reader(prog: Program) -> Callable[[int], tuple[str, int]]:
     """What gives the name and the address of a section by its attribute."""
     binary = prog.type("struct bin_attribute")
     within = 0
-    type_ = _element(prog.type("struct module_sect_attrs"))
+    type_ = pointed_type(prog.type("struct module_sect_attrs"), "attrs")
     if member_offset(type_, "battr") is not None:
         within = member_offset(type_, "battr") or 0
         members = {"name": "battr.attr.name", "address": "address"}
@@ -109,14 +109,6 @@ def _reader(prog: Program) -> Callable[[int], tuple[str, int]]:
     def read(attribute: int) -> tuple[str, int]:
         fields = layout.read(prog, attribute - within)
         name = prog.read_c_string(fields["name"], max_size=_NAME_LIMIT)
-        return name.decode("utf-8", "replace"), fields["address"]
+        return name.decode("utf-8", "backslashreplace"), fields["address"]
 
     return read
-
-
-def _element(type_: Type) -> Type:
-    """The type of the elements of ``attrs[]``."""
-    for member in type_.members or ():
-        if member.name == "attrs":
-            return member.type.type
-    raise MissingInformation(f"{type_.type_name()} has no member 'attrs'")

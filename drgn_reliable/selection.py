@@ -101,7 +101,7 @@ def group_stacks(reports: Iterable[TaskReport]) -> list[list[TaskReport]]:
             report.kernel.verdict,
             report.proof.verdict,
             tuple(reason.id for reason in report.reasons),
-            tuple(frame.pc for frame in report.frames),
+            report.proof.entries,
         )
         groups.setdefault(key, []).append(report)
     return sorted(

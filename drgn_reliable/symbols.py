@@ -23,14 +23,16 @@ from drgn import (
 )
 from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
-from drgn_reliable.errors import MissingInformation
+from drgn_reliable.errors import DumpError, MissingInformation
+from drgn_reliable.kallsyms import check_kallsyms
 from drgn_reliable.memory import MASK, Layout, byte_order
 
 __all__ = ("Named", "Symbols", "module_symbols")
 
 
 _UNUSABLE = (
-    LookupError, ValueError, OverflowError, FaultError, BadDataError, MissingDebugInfoError
+    LookupError, ValueError, OverflowError, FaultError, BadDataError, DumpError,
+    MissingDebugInfoError,
 )  # fmt: skip
 """What drgn raises for kallsyms that are not there or damaged."""
 
@@ -53,6 +55,7 @@ class Symbols:
         self._prog = prog
         self._find: Callable[[Program, str | None, int | None, bool], Sequence[Symbol]]
         try:
+            check_kallsyms(prog)
             self._find = load_vmlinux_kallsyms(prog)
             self.source = "kallsyms in the dump"
             why = ""
@@ -170,7 +173,7 @@ def module_symbols(prog: Program, kallsyms: int) -> ModuleSymbols:
     strings: bytes = prog.read(table["strtab"], last + len(tail) + 1)
 
     def name(offset: int) -> str:
-        return strings[offset : strings.index(b"\0", offset)].decode("utf-8", "replace")
+        return strings[offset : strings.index(b"\0", offset)].decode("utf-8", "backslashreplace")
 
     named = [Named(name(row[0]), row[4]) for row in rows]
     return ModuleSymbols([found for found in named if found.name and not _is_label(found.name)])

@@ -14,10 +14,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from drgn import FaultError, Program, sizeof
+from drgn import FaultError, Program
 
 from drgn_reliable.errors import TaskNotFound
-from drgn_reliable.memory import MASK, BrokenList, Layout, byte_order, container_nodes, missing
+from drgn_reliable.memory import (
+    MASK,
+    BrokenList,
+    Layout,
+    byte_order,
+    container_nodes,
+    missing,
+    size_of,
+)
 from drgn_reliable.model import TaskKind
 from drgn_reliable.symbols import Symbols
 
@@ -103,7 +111,7 @@ def cpus_in_mask(prog: Program, mask: int) -> list[int]:
 
     :raises drgn.FaultError: if the dump lacks it.
     """
-    data = prog.read(mask, sizeof(prog.type("struct cpumask")))
+    data = prog.read(mask, size_of(prog.type("struct cpumask")))
     words = [word for (word,) in struct.iter_unpack(byte_order(prog) + "Q", data)]
     return [64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1]
 
@@ -149,7 +157,7 @@ class TaskList:
                 members[name] = path
         if return_hooks:
             members["return_hooks"] = return_hooks
-        self._layout = Layout(prog.type("struct task_struct"), members, optional)
+        self._layout = Layout(prog.type("struct task_struct"), members, optional, text=("comm",))
         self._fields = self._layout.reader(
             "pid", "tgid", "cpu", "comm", "state", "exit_state", "on_cpu", "stack", "references",
             "saved_sp", "saved_pc", "saved_fp", "ret_stack", "ret_stack_used", "return_hooks",

@@ -64,10 +64,6 @@ class Unwinder(Protocol[S]):
         """Whether the frame is an entry from user mode, the end of a user task's stack; notes
         what is wrong with exception boundaries (4.3)."""
 
-    def skip_plain(self, state: S, walk: Walk, limit: int) -> None:
-        """Take the frames that need no decision, as many steps would, but not the ``limit``-th.
-        It may do nothing at all: speed is all that it is for."""
-
     def step(self, state: S, walk: Walk) -> None:
         """Go to the caller, recovering a rewritten return address; sets ``done`` at an end and
         where no further step can be computed."""
@@ -129,8 +125,6 @@ def _follow(
     frames = walk.frames
     at = unwinder.text.at
     while not state.done:
-        if watcher is None:
-            unwinder.skip_plain(state, walk, limit)
         if unwinder.at_user_registers(state, walk):
             state.end = End.USER_REGS
             return

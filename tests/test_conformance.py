@@ -16,8 +16,8 @@ import pytest
 from contrib.vmlab import chains
 from contrib.vmlab.conform import differences
 from drgn_reliable import CATALOGUE, Kernel, KernelVerdict, ProofVerdict, Scanner, open_dump
-from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.model import CodeKind, FoundBy
+from drgn_reliable.repeats import Repeats
 from tests.conftest import CONFORMING, Scanned, scan_dump
 from tests.dumps import DUMPS, VMCORES
 from tests.reports import reported
@@ -108,9 +108,11 @@ def test_a_damaged_stack_is_never_proven(scanned: Scanned) -> None:
         assert running != (report.pid in scanned.dump.asked_again)
 
 
-def test_the_fast_path_changes_nothing(scanned: Scanned, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Step by step, without skipping plain frames, every report is the same."""
-    monkeypatch.setattr(OrcUnwinder, "skip_plain", lambda *args: None)
+def test_repeated_walks_are_those_that_would_be_made(
+    scanned: Scanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every task's stack walked by itself, every report is the same."""
+    monkeypatch.setattr(Repeats, "find", lambda *args: None)
     scanner = Scanner(Kernel(open_dump(str(scanned.dump.path))))
     assert tuple(scanner.reports(scanner.kernel.tasks)) == scanned.reports
 

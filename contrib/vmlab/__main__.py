@@ -14,6 +14,7 @@ from pathlib import Path
 
 from drgn_reliable import ReliableError
 from drgn_reliable.livepatch import analyse
+from drgn_reliable.render.visible import visible
 
 from . import chains, conform, klp, lab, scenario, vmcores
 from .guest import GuestError
@@ -75,7 +76,8 @@ def teller(name: str) -> lab.Say:
     started = time.monotonic()
 
     def say(text: str) -> None:
-        print(f"[{name} {time.monotonic() - started:5.1f}s] {text}", flush=True)
+        shown = "\n".join(map(visible, text.split("\n")))  # it may be a guest's
+        print(f"[{name} {time.monotonic() - started:5.1f}s] {shown}", flush=True)
 
     return say
 
@@ -100,7 +102,7 @@ def conform_one(dump: Path, symbols: str | None) -> bool:
     wrong, lacking = conform.differences(reports, rows), chains.missing_functions(reports)
     wrong += klp.livepatch_differences(analyse(kernel), rows)
     for line in (*wrong, *lacking):
-        print(f"{dump}: {line}")
+        print(visible(f"{dump}: {line}"))
     known, proven = chains.coverage(reports)
     print(
         f"{dump}: {len(reports)} tasks, {len(wrong) or 'no'} differences; "
@@ -131,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(given)
     except PROBLEMS as error:
-        print(f"vmlab: {error}", file=sys.stderr)
+        print(f"vmlab: {visible(str(error))}", file=sys.stderr)
         return 1
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from . import verdicts
-from .verdicts import lines
+from .verdicts import lines, text_of
 
 PASS_SECONDS = 0.5
 """The kernel asks all remaining tasks about once a second: what is closer together is one pass."""
@@ -19,7 +19,7 @@ PASS_SECONDS = 0.5
 _LINE = re.compile(r"K \[ *(\d+\.\d+)\](?:\[[^]]*\])? livepatch: (.*)")
 _TASK = re.compile(
     r"klp_try_switch_task: (.*):(\d+) "
-    r"(?:is (running)|has an (unreliable) stack|is (sleeping) on function (\S+))"
+    r"(?:is (running)|has an (unreliable) stack|is (sleeping) on function (.+))"
 )
 _BEGINNING = re.compile(r"'.*': starting (?:un)?patching transition")
 _END = re.compile(r"'.*': (?:un)?patching complete|forcing remaining tasks to the patched state")
@@ -129,7 +129,7 @@ class Livepatches:
 
 def parse(rows: str) -> Livepatches | None:
     """What the rows have of livepatches, None if nothing."""
-    words = [row.split(" ") for row in lines(rows)]
+    words = [[text_of(word) for word in row.split(" ")] for row in lines(rows)]
     state = next((fields for kind, *fields in words if kind == "L"), None)
     if state is None:
         return None
@@ -173,7 +173,7 @@ def differences(rows: str) -> list[str]:
 def log(rows: str) -> Iterator[Said]:
     """The "K" rows."""
     for row in lines(rows):
-        if found := _LINE.fullmatch(row):
+        if found := _LINE.fullmatch(text_of(row)):
             yield Said(float(found[1]), found[2])
 
 

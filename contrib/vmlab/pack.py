@@ -14,6 +14,8 @@ from .packages import PackageError
 from .roots import libraries_of
 from .scenario import Dump, Scenario, Workload
 
+ROWS_KB = 1024
+"""Room for the rows of what every guest has; each task that a scenario adds gets a KiB more."""
 DIRECTORIES = ("proc", "sys", "dev", "tmp", "etc", "bin", "lib/vmlab")
 
 
@@ -74,6 +76,8 @@ def _settings(workload: Workload) -> dict[str, str]:
         "STATES": " ".join(workload.states),
         "SETTLE": str(workload.settle),
         "CROWD": str(workload.crowd),
+        "THREADS": str(workload.threads),
+        "ROWS_KB": str(ROWS_KB + workload.crowd + workload.threads),
         "GRAPH": " ".join(workload.graph),
         "FPROBES": " ".join(workload.fprobes),
         "LIVEPATCH": "1" if workload.livepatch else "",

@@ -57,6 +57,7 @@ class Workload:
     assembled: tuple[str, ...] = ()  # only these objects of theirs, such as "chain.o"
     settle: int = 8  # seconds for the tasks to reach their states
     crowd: int = 0  # further processes, asleep in a few ways
+    threads: int = 0  # further threads, in processes of one to a thousand, asleep in many ways
     graph: tuple[str, ...] = ()  # functions for the function graph tracer
     fprobes: tuple[str, ...] = ()  # functions for function (return) probes
     livepatch: bool = False  # load a livepatch whose transition stalls

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 NAMES = {-22: "unreliable", -16: "running", -38: "unsupported"}
 """By error number: EINVAL, EBUSY (a running task is not asked), ENOSYS (there is no such walk)."""
+_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,18 @@ def damaged_pids(rows: str) -> set[int]:
 def lines(rows: str) -> list[str]:
     """The rows; a task's name can have what other systems end a line with."""
     return rows.split("\n")
+
+
+def text_of(written: str) -> str:
+    r"""A name or a line of the log: the oracle writes all that is not printable ASCII as ``\xNN``.
+
+    >>> text_of(r"caf\xc3\xa9 \x5c \xff")
+    'café \\ \\xff'
+    """
+    data = written.encode("utf-8", "surrogateescape")
+    return _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), data).decode(
+        "utf-8", "backslashreplace"
+    )
 
 
 def after_damage(rows: str) -> dict[int, tuple[str, tuple[int, ...]]]:
@@ -102,5 +116,5 @@ def _parse_row(row: str) -> Recorded:
         on_cpu != "0",
         int(answer),
         _entries(entries),
-        tail.partition(" ")[2],
+        text_of(tail.partition(" ")[2]),
     )

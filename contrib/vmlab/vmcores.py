@@ -5,7 +5,8 @@
 verdicts and against the chains of callers that are known (``chains.yaml``), turned into a capsule,
 and held against them again; only then are the file, the verdicts and the manifest's entry replaced.
 
-An entry's ``tasks`` are patterns of task names: only those tasks' stacks and verdicts are kept.
+An entry's ``tasks`` are patterns of task names: only those tasks' stacks and verdicts are kept. One
+whose name ends with ``.xz`` is packed as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import yaml
 from drgn_reliable.capsule import write_capsule
 from drgn_reliable.livepatch import analyse
 
-from . import chains, conform, klp, lab, scenario, verdicts
+from . import chains, conform, klp, lab, scenario, solid, verdicts
 
 Say = Callable[[str], None]
 MANIFEST = "manifest.yaml"
@@ -66,10 +67,13 @@ def _rebuild_one(directory: Path, entry: dict[str, Any], options: lab.Options, s
         tasks = [row.task for row in verdicts.parse(kept)] if "tasks" in entry else []
         capsule = Path(workplace) / "capsule"
         summary = write_capsule(str(made / "vmcore"), str(capsule), wanted=[*map(hex, tasks)])
+        if entry["file"].endswith(".xz"):
+            solid.pack_solid(capsule, capsule)
+        size = capsule.stat().st_size
         release, unwinder = _hold(capsule, kept, say, tasks)
-        say(f"{summary.size / 1e6:.1f} MB, {summary.left_out_pages} pages left out")
-        if summary.size >= LARGEST:
-            raise VmcoresError(f"{entry['file']}: {summary.size} bytes, over {LARGEST}")
+        say(f"{size / 1e6:.1f} MB, {summary.left_out_pages} pages left out")
+        if size >= LARGEST:
+            raise VmcoresError(f"{entry['file']}: {size} bytes, over {LARGEST}")
         capsule.chmod(0o644)
         entry["sha256"] = hashlib.sha256(capsule.read_bytes()).hexdigest()
         entry["unwinder"] = unwinder

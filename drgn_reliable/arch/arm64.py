@@ -26,7 +26,7 @@ from drgn_reliable.arch.base import (
 )
 from drgn_reliable.arch.chain import ChainUnwinder
 from drgn_reliable.files.vmcoreinfo import number_in, values_of
-from drgn_reliable.memory import MASK, StackMemory
+from drgn_reliable.memory import MASK, StackMemory, member_type
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, Walk
 from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
@@ -144,7 +144,7 @@ class Facts(KernelFacts):
 
 def _is_meta(regs: Any) -> bool:
     """Whether the kernel marks the records of registers: then the member is a struct."""
-    return bool(regs.member("stackframe").type.kind == TypeKind.STRUCT)
+    return bool(member_type(regs, "stackframe").kind == TypeKind.STRUCT)
 
 
 def _pac_mask(prog: Program) -> int:
@@ -202,7 +202,7 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
 
     def is_user_mode(self, regs: StackRegisters | CpuRegisters) -> bool:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
-        return not (regs.get("pstate") or 0) & USER_MODE
+        return not (regs.flags("pstate") or 0) & USER_MODE
 
     def chain_fits(self, state: Arm64State, caller: CallerRegisters) -> bool:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: x29 is the caller's own, or points
@@ -290,7 +290,7 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
     def _to_meta(self, state: Arm64State, walk: Walk, record: int) -> None:
         if not self._accessible(state, walk, record, META_SIZE):
             return
-        kind = state.stack.word(record + RECORD_SIZE)
+        kind = state.stack.number(record + RECORD_SIZE)
         if kind is None:
             self.stop_unreadable(state, walk, record + RECORD_SIZE)
         elif kind == META_PT_REGS:
@@ -313,7 +313,7 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
         if not state.stack.contains(at, self.facts.regs_size):
             return False
         regs = StackRegisters(state.stack, at, self.facts.register_offsets)
-        if (regs.get("fp"), regs.get("pc")) != (fp, pc):
+        if not (regs.holds("fp", fp) and regs.holds("pc", pc)):
             return False
         self._to_registers(state, walk, at)
         return True
@@ -333,6 +333,11 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
         state.done = not self._recover(state, walk)
 
     # Return addresses --------------------------------------------------------------------
+
+    @property
+    def signs_returns(self) -> bool:
+        """See :class:`drgn_reliable.arch.base.StackUnwinder`: with an authentication code."""
+        return bool(self.facts.pac_mask)
 
     def plain_address(self, pc: int) -> int:
         """See :class:`drgn_reliable.arch.base.StackUnwinder`: without its authentication code; bit

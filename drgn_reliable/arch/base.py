@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from drgn import FaultError, Program, sizeof
+from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.frameinfo import FrameInformation
-from drgn_reliable.memory import MASK, StackMemory, byte_order, member_offset
+from drgn_reliable.memory import MASK, StackMemory, byte_order, member_offset, size_of
 from drgn_reliable.model import End, FoundBy, Walk
 from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
@@ -67,6 +67,22 @@ class StackRegisters:
         """A saved register, None if the dump lacks the word."""
         return self._stack.word(self.address + self._offsets[name])
 
+    def flags(self, name: str) -> int | None:
+        """A saved register that is no address."""
+        return self._stack.number(self.address + self._offsets[name])
+
+    def glance(self, name: str) -> int | None:
+        """A saved register that decides nothing."""
+        return self._stack.glance(self.address + self._offsets[name])
+
+    def saved(self, name: str) -> tuple[StackMemory, int]:
+        """The stack on which a register is saved, and the address there."""
+        return self._stack, self.address + self._offsets[name]
+
+    def holds(self, name: str, value: int) -> bool | None:
+        """Whether a saved register has a certain value, where any other tells nothing."""
+        return self._stack.holds(self.address + self._offsets[name], value)
+
 
 class CpuRegisters:
     """The registers of a CPU at the instant of the dump.
@@ -84,6 +100,11 @@ class CpuRegisters:
     def get(self, name: str) -> int | None:
         """A register, None if the dump does not have it."""
         return self._values.get(name)
+
+    flags = glance = get
+
+    def saved(self, name: str) -> None:
+        """Where on a stack a register is saved: nowhere."""
 
 
 class KernelFacts:
@@ -104,8 +125,10 @@ class KernelFacts:
     def __init__(self, prog: Program, symbols: Symbols) -> None:
         self._prog = prog
         self._symbols = symbols
+        self.problems: list[str] = []
+        """What the types lack of the stacks outside the tasks, one line each."""
         regs = prog.type("struct pt_regs")
-        self.regs_size: int = sizeof(regs)
+        self.regs_size = size_of(regs)
         self.register_offsets = {name: self._offset(regs, name) for name in self.registers}
         start = symbols.first("__start_init_stack", "__start_init_task")
         end = symbols.first("__end_init_stack", "__end_init_task")
@@ -294,6 +317,11 @@ class StackUnwinder(Unwinder[S]):
         found[self._probes.trampoline] = "a return probe's"
         return {address: whose for address, whose in found.items() if address is not None}
 
+    @property
+    def signs_returns(self) -> bool:
+        """Whether return addresses are stored with something that differs from task to task."""
+        return False
+
     def plain_address(self, pc: int) -> int:
         """A return address without what the CPU adds to it."""
         return pc
@@ -312,9 +340,12 @@ class StackUnwinder(Unwinder[S]):
 
     # Reading stacks ----------------------------------------------------------------------
 
-    def read(self, state: S, walk: Walk, address: int) -> int | None:
-        """A word of an accessible stack; None, with the reason noted, if there is none."""
-        word = state.stack.word(address)
+    def read(self, state: S, walk: Walk, address: int, *, decides: bool = True) -> int | None:
+        """A word of an accessible stack; None, with the reason noted, if there is none.
+
+        :param decides: the walk depends on what the word is, not only on its being there.
+        """
+        word = state.stack.word(address) if decides else state.stack.glance(address)
         return self._read_elsewhere(state, walk, address) if word is None else word
 
     def peek(self, state: S, address: int) -> int | None:
@@ -452,20 +483,31 @@ class StackUnwinder(Unwinder[S]):
         and keeps frames in init text."""
         return doubt == "init-text-freed" and bool(state.task.address == self.facts.init_task)
 
-    def skip_plain(self, state: S, walk: Walk, limit: int) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`."""
-
     def finish(self, state: S, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         self.check_records(state, walk)
         self._check_magic(state.task, walk)
 
+    def is_undisturbed(self, task: Task) -> bool:
+        """Whether :meth:`finish` would find nothing that belongs to the task rather than to its
+        walk: a return address that a tracer keeps, or an overwritten end of the stack."""
+        try:
+            recorded = self._graph.recorded(task) or self._probes.recorded(task)
+        except FaultError:
+            return False
+        return not recorded and self._magic(task) in (STACK_END_MAGIC, None)
+
+    def _magic(self, task: Task) -> int | None:
+        """The lowest word of the task's stack, None if the dump lacks it."""
+        try:
+            found: int = self._prog.read_u64(task.stack)
+        except FaultError:
+            return None
+        return found
+
     def _check_magic(self, task: Task, walk: Walk) -> None:
         """See whether the lowest word of the task's stack is still what it was."""
-        try:
-            magic = self._prog.read_u64(task.stack)
-        except FaultError:
-            return
-        if magic != STACK_END_MAGIC:
+        magic = self._magic(task)
+        if magic not in (STACK_END_MAGIC, None):
             detail = f"{magic:#x} at {task.stack:#x}, expected {STACK_END_MAGIC:#x}"
             walk.note("stack-end-overwritten", detail, pc=None, sp=task.stack, value=magic)

@@ -109,11 +109,8 @@ class ChainUnwinder(StackUnwinder[S]):
         function = self.text.at(inner, exact=True).symbol
         if called is not None and called == function:
             return
-        word = state.stack.word
-        for at in range(max(low, state.stack.low), record - 8, 8):
-            if word(at) != record:
-                continue
-            pc = self.plain_address(word(at + 8) or 0)
+        for at in state.stack.places_of(record, low, record - 8):
+            pc = self.plain_address(state.stack.word(at + 8) or 0)
             code = self.text.at(pc, exact=False)
             known = code.kind is not CodeKind.UNKNOWN and code.doubt is None
             seen = any(code.symbol == frame.code.symbol for frame in walk.frames[-2:])

@@ -293,7 +293,9 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
             self.enter_first(state, walk, state.sp)
 
     def _in_user_mode(self, state: LoongArchState) -> bool:
-        return state.regs is not None and (state.regs.get("csr_prmd") or 0) & USER_MODE == USER_MODE
+        return (
+            state.regs is not None and (state.regs.flags("csr_prmd") or 0) & USER_MODE == USER_MODE
+        )
 
     def at_user_registers(self, state: LoongArchState, walk: Walk) -> bool:
         """See :class:`drgn_reliable.walk.Unwinder`."""
@@ -427,16 +429,16 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
             walk.note("regs-outside-stack", detail, pc=state.pc, sp=state.sp, value=at)
             return False
         regs = StackRegisters(state.stack, at, self.facts.register_offsets)
-        pc, sp, ra, fp = (regs.get(name) for name in ("csr_era", "sp", "ra", "fp"))
-        if pc is None or sp is None or ra is None or fp is None:
-            self.stop_unreadable(state, walk, at)
-            return False
         state.regs = regs
-        if at + size == state.stack.high and not sp and not ra:
+        if at + size == state.stack.high and regs.holds("sp", 0) and regs.holds("ra", 0):
             state.end = End.END_OF_STACK
             return False
         if self._in_user_mode(state):
             state.end = End.USER_REGS
+            return False
+        pc, sp, ra, fp = (regs.get(name) for name in ("csr_era", "sp", "ra", "fp"))
+        if pc is None or sp is None or ra is None or fp is None:
+            self.stop_unreadable(state, walk, at)
             return False
         state.sp, state.ra, state.fp = sp, ra, fp
         state.pc, state.exact, state.found_by = self.facts.called_at(pc), True, FoundBy.PT_REGS

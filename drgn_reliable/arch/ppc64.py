@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from drgn import FaultError, Program, sizeof
+from drgn import FaultError, Program
 
 from drgn_reliable.arch.base import (
     Architecture,
@@ -26,7 +26,7 @@ from drgn_reliable.arch.base import (
     StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
-from drgn_reliable.memory import MASK, StackMemory, member_offset
+from drgn_reliable.memory import MASK, StackMemory, member_offset, size_of
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, TaskKind, Walk
 from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
@@ -121,7 +121,7 @@ class Facts(KernelFacts):
         super().__init__(prog, symbols)
         gpr = self._offset(prog.type("struct pt_regs"), "gpr")
         self.register_offsets |= {f"r{i}": gpr + 8 * i for i in range(32)}
-        self.thread_struct_size: int = sizeof(prog.type("struct thread_struct"))
+        self.thread_struct_size = size_of(prog.type("struct thread_struct"))
         self.old_ends = symbols.address("start_kernel_thread") is None
         """Kernel threads have as much above their last frame as user tasks, as before 6.4."""
         self.old_layout = self._has_old_layout()
@@ -238,7 +238,7 @@ class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
 
     def is_user_mode(self, regs: StackRegisters | CpuRegisters) -> bool:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
-        return bool((regs.get("msr") or 0) & USER_MODE)
+        return bool((regs.flags("msr") or 0) & USER_MODE)
 
     def chain_fits(self, state: Ppc64State, caller: CallerRegisters) -> bool:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: r1 is the caller's own, or points to
@@ -250,8 +250,7 @@ class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
         chain = state.stack.word(state.sp)
         if chain == state.last:
             return "*sp is the outermost frame: the end of the stack"
-        marker = state.stack.word((chain or 0) + self.facts.marker_at)
-        if marker in REGS_MARKERS:
+        if _is_marked(state.stack, (chain or 0) + self.facts.marker_at):
             return f"*sp is marked as an exception's: struct pt_regs at *sp + {self.facts.regs_at}"
         return f"sp = *sp, pc = *(*sp + {LR_AT})"
 
@@ -302,11 +301,11 @@ class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
         state.sp = sp
         end = state.last if state.stack.name == "task" else state.stack.high
         if sp <= end - self.facts.exception_frame_size:
-            marker = state.stack.word(sp + self.facts.marker_at)
-            if marker is None:
+            marked = _is_marked(state.stack, sp + self.facts.marker_at)
+            if marked is None:
                 self.stop_unreadable(state, walk, sp + self.facts.marker_at)
                 return
-            if marker in REGS_MARKERS:
+            if marked:
                 self._to_registers(state, walk, sp + self.facts.regs_at)
                 return
         self._go_on_at(state, walk, pc, sp)
@@ -362,6 +361,12 @@ class Ppc64Unwinder(ChainUnwinder[Ppc64State]):
         except FaultError:
             return False
         return word & 0xFC000003 == 0x48000000
+
+
+def _is_marked(stack: StackMemory, at: int) -> bool | None:
+    """Whether a frame's marker says that registers are in it; None if the dump lacks it."""
+    old, new = (stack.holds(at, marker) for marker in REGS_MARKERS)
+    return None if old is None or new is None else old or new
 
 
 def _unwinder(parts: Parts, symbols: Symbols) -> StackUnwinder[Any]:

@@ -152,7 +152,7 @@ class S390xUnwinder(ChainUnwinder[StackState]):
 
     def is_user_mode(self, regs: StackRegisters | CpuRegisters) -> bool:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`."""
-        return bool((regs.get("psw.mask") or 0) & USER_MODE)
+        return bool((regs.flags("psw.mask") or 0) & USER_MODE)
 
     def chain_fits(self, state: StackState, caller: CallerRegisters) -> bool:
         """See :class:`drgn_reliable.arch.chain.ChainUnwinder`: r15 is the caller's own, or
@@ -225,7 +225,7 @@ class S390xUnwinder(ChainUnwinder[StackState]):
             state.end = End.END_OF_STACK
             return
         regs = StackRegisters(state.stack, at, self.facts.register_offsets)
-        pc, sp, mask = (regs.get(name) for name in ("psw.addr", "r15", "psw.mask"))
+        pc, sp, mask = regs.get("psw.addr"), regs.get("r15"), regs.flags("psw.mask")
         if pc is None or sp is None or mask is None:
             self.stop_unreadable(state, walk, at)
         elif mask & USER_MODE and state.stack.name == "async" and at + size == state.stack.high:

@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
-from drgn import FaultError, Program, sizeof
+from drgn import FaultError, Program
 
 from drgn_reliable.arch.base import KernelFacts, Range
-from drgn_reliable.memory import MASK, member_offset
+from drgn_reliable.errors import MissingInformation
+from drgn_reliable.memory import MASK, member_offset, member_type, size_of
 from drgn_reliable.model import CodeRole
 from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
@@ -148,7 +149,7 @@ class Facts(KernelFacts):
     def __init__(self, prog: Program, symbols: Symbols) -> None:
         super().__init__(prog, symbols)
         frame = prog.type("struct inactive_task_frame")
-        self.frame_size: int = sizeof(frame)
+        self.frame_size = size_of(frame)
         self.frame_bp = self._offset(frame, "bp")
         self.frame_ip = self._offset(frame, "ret_addr")
         self.user_regs_below_top = self.regs_size
@@ -198,16 +199,19 @@ class Facts(KernelFacts):
         """Name, place and size of the exception stacks and the entry stack of a CPU, counted from
         its ``struct cea_exception_stacks``, which is a part of ``struct cpu_entry_area``."""
         found = []
-        stacks = self._prog.type("struct cea_exception_stacks")
-        for name in EXCEPTION_STACKS:
-            offset = member_offset(stacks, f"{name}_stack")
-            if offset is not None:
-                found.append((name, offset, sizeof(stacks.member(f"{name}_stack").type)))
-        area = self._prog.type("struct cpu_entry_area")
-        exceptions, entry = (member_offset(area, n) for n in ("estacks", "entry_stack_page"))
-        if exceptions is not None and entry is not None:
-            size = sizeof(area.member("entry_stack_page").type)
-            found.append(("entry", entry - exceptions, size))
+        try:
+            stacks = self._prog.type("struct cea_exception_stacks")
+            for name in EXCEPTION_STACKS:
+                offset = member_offset(stacks, f"{name}_stack")
+                if offset is not None:
+                    found.append((name, offset, size_of(member_type(stacks, f"{name}_stack"))))
+            area = self._prog.type("struct cpu_entry_area")
+            exceptions, entry = (member_offset(area, n) for n in ("estacks", "entry_stack_page"))
+            if exceptions is not None and entry is not None:
+                size = size_of(member_type(area, "entry_stack_page"))
+                found.append(("entry", entry - exceptions, size))
+        except (LookupError, MissingInformation) as e:
+            self.problems.append(f"exception and entry stacks of the CPUs: {e}")
         return found
 
     def _irq_stack(self, base: int) -> Iterator[Range]:

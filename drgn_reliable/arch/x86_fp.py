@@ -157,9 +157,9 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
         if state.regs is not None or state.exact:
             return False
         code = self.text.at(state.pc, exact=False)
-        following, word = state.stack.word(state.bp), state.stack.word(state.sp)
         if code.offset not in ENTRY_CALLS or code.role is not CodeRole.FUNCTION:
             return False
+        following, word = state.stack.word(state.bp), state.stack.word(state.sp)
         if following is None or following & ENCODED or following == state.sp or not word:
             return False
         caller = self.text.at(word, exact=False)
@@ -190,7 +190,7 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
         """A user task's stack ends with its user registers, a kernel thread's has none."""
         at = self.facts.user_regs(state.task.stack)
         state.regs = StackRegisters(state.stack, at, self.facts.register_offsets)
-        if state.regs.get("cs") is None:
+        if state.regs.flags("cs") is None:
             self.stop_unreadable(state, walk, at)
         elif in_user_mode(state):
             state.pc = 0
@@ -231,11 +231,12 @@ class FramePointerUnwinder(X86Unwinder[FramePointerState], ChainUnwinder[FramePo
     def _to_registers(self, state: FramePointerState, walk: Walk, at: int) -> bool:
         state.regs = StackRegisters(state.stack, at, self.facts.register_offsets)
         state.bp, state.exact, state.found_by = 0, True, FoundBy.PT_REGS
-        sp = state.regs.get("sp")
-        if sp is None or state.regs.get("cs") is None:
+        user = in_user_mode(state)
+        sp = state.regs.glance("sp") if user else state.regs.get("sp")
+        if sp is None or state.regs.flags("cs") is None:
             self.stop_unreadable(state, walk, at)
             return False
-        if in_user_mode(state):
+        if user:
             state.pc, state.sp = 0, sp
             return True
         return self._return(state, walk, at + self.facts.register_offsets["ip"], sp)

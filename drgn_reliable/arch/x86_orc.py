@@ -11,8 +11,7 @@ from drgn import FaultError, Program
 
 from drgn_reliable.arch.base import Parts, StackRegisters
 from drgn_reliable.arch.callers import CallerFinder, Outcome
-from drgn_reliable.arch.x86_64 import ABI, direct_call_target
-from drgn_reliable.arch.x86_plain import PlainFrames
+from drgn_reliable.arch.x86_64 import ABI, USER_MODE, direct_call_target
 from drgn_reliable.arch.x86_state import OrcState
 from drgn_reliable.arch.x86_unwinder import X86Unwinder, in_user_mode
 from drgn_reliable.memory import MASK
@@ -78,7 +77,6 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         self.frame_pointers = frame_pointers
         self.name = orc.format.name
         self._rules: dict[tuple[int, bool], Rule | None] = {}
-        self._plain = PlainFrames(self.text, self.trampolines)
         self._callers = CallerFinder(ABI, parts.information, parts.facts.register_offsets)
 
     @classmethod
@@ -116,11 +114,12 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         if not stack.contains(frame, facts.frame_size + 1):
             self.note_outside(state, walk, frame, "saved stack pointer")
             return
-        pc, bp = stack.word(frame + facts.frame_ip), stack.word(frame + facts.frame_bp)
+        pc, bp = stack.word(frame + facts.frame_ip), stack.glance(frame + facts.frame_bp)
         if pc is None or bp is None:
             self.stop_unreadable(state, walk, frame)
             return
-        state.pc, state.bp = pc, bp
+        state.pc = pc
+        state.bp_saved_at(frame + facts.frame_bp)
         state.exact = pc == facts.fork_return_taken
 
     def _start_running(self, state: OrcState, walk: Walk) -> None:
@@ -150,12 +149,6 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         """See :class:`drgn_reliable.walk.Unwinder`. Unwind data say what can be unwound inside a
         tracer's trampoline, and none what is in an optprobe's slot."""
         return doubt in SETTLED_DOUBTS or super().excuses(doubt, state)
-
-    def skip_plain(self, state: OrcState, walk: Walk, limit: int) -> None:
-        """See :class:`drgn_reliable.walk.Unwinder`. A proof holds every frame's rule against those
-        of other providers."""
-        if not state.proving:
-            self._plain.skip(state, walk, limit)
 
     def step(self, state: OrcState, walk: Walk) -> None:
         """See :class:`drgn_reliable.walk.Unwinder`."""
@@ -191,8 +184,6 @@ class OrcUnwinder(X86Unwinder[OrcState]):
                 walk.note("memory-unreadable", detail, pc=state.pc, sp=state.sp)
                 state.done = True
                 return
-            if rule:
-                self._plain.learn(rule, state)
         found_by = _ORC
         if outcomes and (rule is None or rule.shape is _UNDEFINED):
             self._step_by_metadata(state, walk, outcomes)
@@ -314,12 +305,13 @@ class OrcUnwinder(X86Unwinder[OrcState]):
             walk.note("regs-outside-stack", detail, pc=state.pc, sp=state.sp, value=at)
             return False
         regs = StackRegisters(state.stack, at - missing & MASK, self.facts.register_offsets)
-        pc, sp = regs.get("ip"), regs.get("sp")
+        user = (regs.flags("cs") or 0) & USER_MODE
+        pc, sp = map(regs.glance if user else regs.get, ("ip", "sp"))
         if pc is None or sp is None:
             self.stop_unreadable(state, walk, at)
             return False
         state.found_by = FoundBy.PT_REGS if full else FoundBy.PARTIAL_PT_REGS
-        if pc == self._probes.trampoline:
+        if pc == self._probes.trampoline and not user:
             # Just returned to: the slot that held the address is the word below SP.
             pc = self.probed_return(state, walk, sp - 8 & MASK)
             if pc is None:
@@ -334,22 +326,20 @@ class OrcUnwinder(X86Unwinder[OrcState]):
 
     def _restore_bp(self, state: OrcState, walk: Walk, rule: Rule, sp: int) -> bool:
         base = rule.bp_base
-        word: int | None
         if base is _NO_BASE:
             if state.regs is not None:
-                word = state.register("bp")
-                state.bp = state.bp if word is None else word
+                state.take_saved_bp()
             return True
         if base is _PREV_SP:
-            word = self.read(state, walk, sp + rule.bp_offset & MASK)
+            slot = sp + rule.bp_offset & MASK
         elif base is _BP:
-            word = self.read(state, walk, state.bp + rule.bp_offset & MASK)
+            slot = state.bp + rule.bp_offset & MASK
         else:
             walk.note("bad-unwind-data", f"frame base {base!r}", pc=state.pc, sp=state.sp)
             return False
-        if word is None:
+        if self.read(state, walk, slot, decides=False) is None:
             return False
-        state.bp = word
+        state.bp_saved_at(slot)
         return True
 
     def _find_caller(self, state: OrcState, walk: Walk) -> bool:

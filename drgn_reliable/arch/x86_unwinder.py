@@ -17,7 +17,7 @@ S = TypeVar("S", bound=StackState)
 
 def in_user_mode(state: StackState) -> bool:
     """Whether a walk stands at registers of user mode (``user_mode()``)."""
-    return state.regs is not None and bool((state.regs.get("cs") or 0) & USER_MODE)
+    return state.regs is not None and bool((state.regs.flags("cs") or 0) & USER_MODE)
 
 
 class X86Unwinder(StackUnwinder[S]):

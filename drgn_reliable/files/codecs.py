@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""How the pages of a kdump-compressed file are compressed."""
+"""How the pages of a kdump-compressed file are compressed and decompressed."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
 
-__all__ = ("CodecError", "unpack_page")
+__all__ = ("COMPRESSION", "CodecError", "page_packer", "unpack_page")
 
 
 class CodecError(ValueError):
@@ -44,6 +44,28 @@ _CODECS: dict[int, tuple[str, Callable[[bytes, int], bytes]]] = {
     0x20: ("zstd", _zstd),
 }
 """By ``DUMP_DH_COMPRESSED_*``, the flag of a page descriptor."""
+
+COMPRESSION = {name: flag for flag, (name, _) in _CODECS.items()}
+"""The flag of each way, by its name."""
+
+
+def page_packer(flags: int) -> Callable[[bytes], bytes]:
+    """A function that compresses a page in the way of a flag; 0 leaves it as it is."""
+    if flags == COMPRESSION["zlib"]:
+        return zlib.compress
+    if flags == COMPRESSION["lzo"]:
+        from lzallright import LZOCompressor
+
+        return LZOCompressor().compress
+    if flags == COMPRESSION["snappy"]:
+        from cramjam import snappy
+
+        return lambda page: bytes(snappy.compress_raw(page))
+    if flags == COMPRESSION["zstd"]:
+        from zstandard import ZstdCompressor
+
+        return ZstdCompressor().compress
+    return bytes
 
 
 def unpack_page(flags: int, data: bytes, size: int) -> bytes:

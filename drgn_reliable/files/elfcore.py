@@ -45,6 +45,11 @@ _NOTES_LIMIT = 1 << 26
 """Bytes; the registers of 8,192 CPUs are 3 MB."""
 
 
+_PAGE = 4096
+_LAST_OFFSET = (1 << 63) - 1
+"""Of ``off_t``."""
+
+
 class _Segment(NamedTuple):
     """Memory of a ``PT_LOAD`` program header that is in the file, in bytes."""
 
@@ -107,6 +112,22 @@ class ElfCore:
         """Physical addresses from and to which there is memory in the file, ascending."""
         return ((segment.address, segment.end) for segment in self._segments)
 
+    def stored(self) -> Iterator[tuple[int, int]]:
+        """Those of :meth:`ranges` without the file's holes, by whole pages, in the order of the
+        file, of which no byte comes twice."""
+        reached = 0
+        for segment in sorted(self._segments, key=lambda each: each.offset):
+            shift = segment.address - segment.offset
+            start, end = max(segment.offset, reached), segment.end - shift
+            reached = max(reached, end)
+            yield from _joined(
+                (
+                    max(start + shift, (at + shift) // _PAGE * _PAGE),
+                    min(end + shift, -(-(at + size + shift) // _PAGE) * _PAGE),
+                )
+                for at, size in self.source.spans(start, end - start)
+            )
+
     @property
     def memory_size(self) -> int:
         """Bytes of physical memory in the file."""
@@ -117,9 +138,16 @@ class ElfCore:
         found = []
         if self.is_core and self._flags & _INCOMPLETE:
             found.append("makedumpfile ran out of space and marked the dump as incomplete")
-        if self._claimed > self.source.size:
+        if self.reaches_beyond_all_files:
+            found.append("damaged: its headers tell of memory beyond the end of any file")
+        elif self._claimed > self.source.size:
             found.append(f"cut off at {self.source.size} bytes of {self._claimed}")
         return found
+
+    @property
+    def reaches_beyond_all_files(self) -> bool:
+        """Whether a segment would end where the system has no offsets."""
+        return self._claimed > _LAST_OFFSET
 
     def read_physical(self, address: int, count: int) -> bytes:
         """Return physical memory.
@@ -143,6 +171,23 @@ class ElfCore:
             if data:
                 return data
         raise FaultError("memory is not in the dump", address)
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Ascending ranges of which none touches the next.
+
+    >>> list(_joined([(0, 2), (2, 5), (4, 6), (8, 9)]))
+    [(0, 6), (8, 9)]
+    """
+    start = end = -1
+    for low, high in ranges:
+        if low > end:
+            if start < end:
+                yield start, end
+            start = low
+        end = max(end, high)
+    if start < end:
+        yield start, end
 
 
 def _in_the_file(headers: Iterable[Mapping[str, int]], size: int) -> Iterator[_Segment]:

@@ -107,10 +107,19 @@ class FlattenedSource:
             index += 1
         return b"".join(parts)
 
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """Offset and size of what the records cover, ascending."""
-        for start, end in zip(self._starts, self._ends, strict=True):
-            yield start, end - start
+    def spans(self, offset: int = 0, size: int | None = None) -> Iterator[tuple[int, int]]:
+        """Offset and size of what the records cover of a part, or of all, and what is stored of the
+        records; ascending."""
+        last = self.size if size is None else min(offset + size, self.size)
+        for index in range(max(0, bisect_right(self._starts, offset) - 1), len(self._starts)):
+            start = max(offset, self._starts[index])
+            end = min(last, self._ends[index])
+            if start >= last:
+                return
+            if start < end:
+                shift = self._positions[index] - self._starts[index]
+                for at, count in self._source.spans(start + shift, end - start):
+                    yield at - shift, count
 
 
 def _overlaid(records: list[_Record]) -> Iterator[_Record]:

@@ -11,16 +11,19 @@ as they are, how many pages there are) and for the files that libkdumpfile refus
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+import sys
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import NamedTuple
+from operator import add
+from typing import Literal, NamedTuple
 
 from drgn import FaultError
 
 from drgn_reliable.files.codecs import CodecError, unpack_page
-from drgn_reliable.files.notes import find_vmcoreinfo, pack_note, padded
+from drgn_reliable.files.notes import find_vmcoreinfo, is_plain, iter_notes, pack_note, padded
 from drgn_reliable.files.source import DumpFormatError, Source, read_exactly
 
 __all__ = (
@@ -42,8 +45,6 @@ UTS_FIELD_SIZE = 65
 _INCOMPLETE = 0x8
 """``DUMP_DH_COMPRESSED_INCOMPLETE`` in the header's status: makedumpfile ran out of space."""
 _CACHED_PAGES = 4096
-_TAIL = 4096
-"""Descriptors looked at to see whether the last pages are in the file."""
 
 
 class Uts(NamedTuple):
@@ -84,6 +85,9 @@ class KdumpHeader:
     vmcoreinfo_size: int
     notes_offset: int
     notes_size: int
+    eraseinfo_offset: int
+    eraseinfo_size: int
+    """What makedumpfile erased; only libkdumpfile reads it."""
     max_pfn: int
     """One more than the highest page frame that the bitmaps describe."""
 
@@ -102,6 +106,10 @@ end_pfn_64, max_mapnr_64."""
 
 PAGE_DESCRIPTOR = "QIIQ"
 """``struct page_desc``: offset in the file, size in the file, flags, page_flags (always 0)."""
+
+_DESCRIPTOR_SIZE = struct.calcsize("<" + PAGE_DESCRIPTOR)
+_DESCRIPTORS = _DESCRIPTOR_SIZE << 14
+"""Bytes of page descriptors that are looked at together."""
 
 _BLOCK_SIZE_AT = struct.calcsize("<" + MAIN_HEADER) - 9 * 4
 
@@ -154,6 +162,12 @@ class KdumpFile:
         """Bytes of memory in the file."""
         return self._rank[-1] * self.header.page_size
 
+    def page_numbers(self) -> Iterator[int]:
+        """The page frames that are in the file, ascending."""
+        for at, byte in enumerate(self._bitmap):
+            if byte:
+                yield from (8 * at + bit for bit in range(8) if byte >> bit & 1)
+
     def flaws(self) -> list[str]:
         """What is missing from the file as a whole, one clause each."""
         header, found = self.header, []
@@ -165,25 +179,71 @@ class KdumpFile:
         if header.status & _INCOMPLETE:
             found.append("makedumpfile ran out of space and marked the dump as incomplete")
         try:
-            end = self._end_of_last_pages()
+            beyond, end = self._pages_beyond
         except DumpFormatError:
             found.append(f"cut off at {self.source.size} bytes, before its page descriptors end")
         else:
-            if end > self.source.size:
+            if beyond and end <= self._descriptors_at + self.memory_size + self._table_size:
                 found.append(f"cut off at {self.source.size} bytes of at least {end}")
+            elif beyond:
+                found.append(f"damaged: {beyond} of its pages would lie beyond its end")
         return found
 
-    def _end_of_last_pages(self) -> int:
-        pages = self._rank[-1]
-        first = max(0, pages - _TAIL)
-        descriptor = struct.Struct(self._order + PAGE_DESCRIPTOR)
-        raw = read_exactly(
-            self.source,
-            self._descriptors_at + first * descriptor.size,
-            (pages - first) * descriptor.size,
-            "page descriptors",
+    @property
+    def kills_library(self) -> bool:
+        """Whether libkdumpfile, as of drgn 0.3, may die of the file.
+
+        It maps the file, and reads pages, notes and erase information wherever the file says that
+        they are (SIGBUS beyond its end); and it makes a tree of VMCOREINFO's names as they come
+        (SIGSEGV where one is empty, or too deep, or both a leaf and a branch).
+        """
+        header, size = self.header, self.source.size
+        try:
+            notes = list(iter_notes(self.notes, little_endian=header.little_endian))
+            vmcoreinfo = read_exactly(
+                self.source, header.vmcoreinfo_offset, header.vmcoreinfo_size, "VMCOREINFO"
+            )
+            pages_beyond, _ = self._pages_beyond
+        except DumpFormatError:
+            return True
+        texts = [vmcoreinfo, *(n.description for n in notes if n.name.startswith("VMCOREINFO"))]
+        return (
+            (header.eraseinfo_size > 0 and header.eraseinfo_offset + header.eraseinfo_size > size)
+            or pages_beyond > 0
+            or not all(is_plain(text, header.page_size) for text in texts if text)
         )
-        return max((offset + size for offset, size, _, _ in descriptor.iter_unpack(raw)), default=0)
+
+    @property
+    def _table_size(self) -> int:
+        """Of the page descriptors, in bytes."""
+        return self._rank[-1] * _DESCRIPTOR_SIZE
+
+    @cached_property
+    def _pages_beyond(self) -> tuple[int, int]:
+        """How many pages do not lie wholly in the file, and where the last of them ends.
+
+        :raises DumpFormatError: if the page descriptors themselves are not in the file.
+        """
+        size, count, last = self._table_size, 0, 0
+        for at in range(0, size, _DESCRIPTORS):
+            raw = read_exactly(
+                self.source,
+                self._descriptors_at + at,
+                min(_DESCRIPTORS, size - at),
+                "page descriptors",
+            )
+            # Of each, the first 8 bytes and the first 4 after them.
+            offsets, sizes = self._numbers("Q", raw)[0::3], self._numbers("I", raw)[2::6]
+            if max(offsets) + max(sizes) > self.source.size:
+                ends = [end for end in map(add, offsets, sizes) if end > self.source.size]
+                count, last = count + len(ends), max([last, *ends])
+        return count, last
+
+    def _numbers(self, code: Literal["I", "Q"], raw: bytes) -> array[int]:
+        numbers = array(code, raw)
+        if self.little_endian != (sys.byteorder == "little"):
+            numbers.byteswap()
+        return numbers
 
     def read_physical(self, address: int, count: int) -> bytes:
         """Return physical memory.
@@ -282,6 +342,8 @@ def _read_header(source: Source) -> KdumpHeader:
         vmcoreinfo_size=sub[6],
         notes_offset=sub[7],
         notes_size=sub[8],
+        eraseinfo_offset=sub[9],
+        eraseinfo_size=sub[10],
         max_pfn=sub[13] if version >= 6 else max_pfn,
     )
 

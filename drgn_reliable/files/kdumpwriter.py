@@ -18,25 +18,24 @@ Both bitmaps are the same here. By the letter the first would have to know the m
 machine; the difference between the two only ever lets a reader take a page for zeroes
 (``crash --zero_excluded``).
 
-Equal input gives equal bytes, as long as zlib is the same: no time is stored, and pages are
-stored in ascending order.
+Equal input gives equal bytes, as long as the compressing library is the same: no time is stored,
+and pages are stored in ascending order.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
 import struct
 import tempfile
-import zlib
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from drgn_reliable.files.codecs import COMPRESSION, page_packer
 from drgn_reliable.files.kdump import (
     KDUMP_SIGNATURE,
     MAIN_HEADER,
@@ -48,6 +47,7 @@ from drgn_reliable.files.kdump import (
     Uts,
 )
 from drgn_reliable.files.notes import Note, find_vmcoreinfo, pack_note
+from drgn_reliable.newfile import draft_name, new_file
 from drgn_reliable.platforms import PLATFORMS, byte_order_of
 
 __all__ = ("KdumpSummary", "PageData", "write_kdump")
@@ -55,7 +55,6 @@ __all__ = ("KdumpSummary", "PageData", "write_kdump")
 PageData = bytes | bytearray | memoryview
 
 _HEADER_VERSION = 6
-_DUMP_DH_COMPRESSED_ZLIB = 0x1
 _UINT_MAX = (1 << 32) - 1
 _ULONG_MASK = (1 << 64) - 1
 _SUB_HEADER_SIZE = struct.calcsize("<" + SUB_HEADER)
@@ -83,12 +82,14 @@ def write_kdump(
     notes: bytes = b"",
     phys_base: int = 0,
     max_pfn: int | None = None,
+    compression: str = "zlib",
+    store_once: bool = True,
     check: Callable[[str], None] = lambda path: None,
 ) -> KdumpSummary:
     """Write pages of physical memory to a kdump-compressed file, whole or not at all.
 
-    The file appears under its name when all of it is on the disk, readable by its owner only: it
-    is somebody's memory.
+    The file appears under its name when all of it is on the disk, readable by its owner only,
+    whoever may read the dump that it is made of: it is somebody's memory.
 
     A dump of chosen pages can be read by virtual address if it has the page tables on the way, and
     only if libkdumpfile (that of drgn 0.3) finds what it reads first:
@@ -114,19 +115,24 @@ def write_kdump(
         VMCOREINFO. It can be negative.
     :param max_pfn: one more than the highest page frame of the machine. The bitmaps take two bits
         for each page frame below it, present or not. By default, what ``pages`` needs.
-    :param check: looks at the finished file, under another name; what it raises keeps the file
-        from appearing under its own.
+    :param compression: a name in :data:`drgn_reliable.files.codecs.COMPRESSION`, or ``"none"``.
+    :param store_once: store each content once, which takes some 200 bytes of memory for each.
+        Otherwise only pages of zeroes share their content, as makedumpfile does it, and a page
+        takes 32 bytes of memory until the file is written.
+    :param check: looks at the finished file, by a name that only this process has; what it
+        raises keeps the file from appearing under its own.
     :raises ValueError: if an argument is wrong; no file is written then.
     """
     path = Path(path)
     order = _check_machine(uts, page_size, nr_cpus)
+    flag = _compression_flag(compression)
     notes, vmcoreinfo_note = _with_vmcoreinfo(notes, vmcoreinfo, order)
-    with tempfile.TemporaryFile(dir=path.parent) as spool, _replacing(path, check) as file:
-        store = _PageStore(spool, page_size, max_pfn)
+    with tempfile.TemporaryFile(dir=path.parent) as spool, new_file(path, 0o600) as file:
+        store = _PageStore(spool, page_size, max_pfn, flag, store_once)
         for pfn, data in _in_order(pages):
             store.add(pfn, data)
         layout = _Layout.of(page_size, len(notes), store.max_pfn)
-        file.write(_main_header(order, layout, uts, nr_cpus))
+        file.write(_main_header(order, layout, uts, nr_cpus, flag))
         file.seek(page_size)
         file.write(_sub_header(order, layout, phys_base, vmcoreinfo_note, len(notes)))
         file.write(notes)
@@ -138,7 +144,10 @@ def write_kdump(
         file.truncate(layout.descriptors_at)
         file.seek(layout.descriptors_at)
         store.write_to(file, order)
-        return KdumpSummary(store.pages, store.stored_pages, file.tell())
+        size = file.tell()
+        file.flush()
+        check(draft_name(file))
+        return KdumpSummary(store.pages, store.stored_pages, size)
 
 
 class _Layout(NamedTuple):
@@ -171,24 +180,35 @@ class _Layout(NamedTuple):
 
 
 class _PageStore:
-    """Pages as they come, each content compressed once into a spool file.
+    """Pages as they come, compressed into a spool file.
 
     The spool is needed because the page descriptors, whose number is only known at the end, come
     before the data.
+
+    :param flag: ``DUMP_DH_COMPRESSED_*``, or 0.
+    :param store_once: store each content once, not only that of pages of zeroes.
     """
 
-    def __init__(self, spool: BinaryIO, page_size: int, max_pfn: int | None) -> None:
+    def __init__(
+        self, spool: BinaryIO, page_size: int, max_pfn: int | None, flag: int, store_once: bool
+    ) -> None:
         self._spool = spool
         self._page_size = page_size
         self._limit = max_pfn
+        self._flag = flag
+        self._pack = page_packer(flag)
+        self._store_once = store_once
         self._size = 0
         self._pfns = array("Q")
         self._which = array("Q")
-        """Parallel to ``_pfns``: index into ``_stored``."""
-        self._stored: list[tuple[int, int, int]] = []
-        """Offset in the spool, size, flags."""
+        """Parallel to ``_pfns``: index into the three that follow."""
+        self._offsets = array("Q")
+        """In the spool."""
+        self._sizes = array("I")
+        self._flags = array("I")
         self._seen: dict[bytes, int] = {}
-        """Digest of a page to its index in ``_stored``."""
+        """Digest of a page to its index in ``_offsets``."""
+        self._zeroes = bytes(page_size)
 
     @property
     def pages(self) -> int:
@@ -196,7 +216,7 @@ class _PageStore:
 
     @property
     def stored_pages(self) -> int:
-        return len(self._stored)
+        return len(self._offsets)
 
     @property
     def max_pfn(self) -> int:
@@ -206,9 +226,11 @@ class _PageStore:
 
     def add(self, pfn: int, data: PageData) -> None:
         self._check(pfn, data)
-        digest = hashlib.blake2b(data, digest_size=20).digest()
-        index = self._seen.setdefault(digest, len(self._stored))
-        if index == len(self._stored):
+        index = len(self._offsets)
+        if self._store_once or data == self._zeroes:
+            digest = hashlib.blake2b(data, digest_size=20).digest()
+            index = self._seen.setdefault(digest, index)
+        if index == len(self._offsets):
             self._store(bytes(data))
         self._pfns.append(pfn)
         self._which.append(index)
@@ -223,11 +245,13 @@ class _PageStore:
             raise ValueError(f"page frame {pfn:#x} is not below max_pfn {self._limit}")
 
     def _store(self, page: bytes) -> None:
-        compressed = zlib.compress(page)
+        compressed = self._pack(page)
         shrunk = len(compressed) < len(page)
         data = compressed if shrunk else page
         self._spool.write(data)
-        self._stored.append((self._size, len(data), _DUMP_DH_COMPRESSED_ZLIB if shrunk else 0))
+        self._offsets.append(self._size)
+        self._sizes.append(len(data))
+        self._flags.append(self._flag if shrunk else 0)
         self._size += len(data)
 
     def bitmap(self) -> dict[int, bytearray]:
@@ -246,8 +270,8 @@ class _PageStore:
         descriptor = struct.Struct(order + PAGE_DESCRIPTOR)
         data_at = file.tell() + self.pages * descriptor.size
         for index in self._which:
-            offset, size, flags = self._stored[index]
-            file.write(descriptor.pack(data_at + offset, size, flags, 0))
+            offset = data_at + self._offsets[index]
+            file.write(descriptor.pack(offset, self._sizes[index], self._flags[index], 0))
         self._spool.seek(0)
         shutil.copyfileobj(self._spool, file)
 
@@ -292,7 +316,15 @@ def _with_vmcoreinfo(notes: bytes, vmcoreinfo: bytes, order: str) -> tuple[bytes
     return notes, note
 
 
-def _main_header(order: str, layout: _Layout, uts: Uts, nr_cpus: int) -> bytes:
+def _compression_flag(name: str) -> int:
+    if name == "none":
+        return 0
+    if name not in COMPRESSION:
+        raise ValueError(f"compression {name!r} is none of {', '.join(COMPRESSION)}, none")
+    return COMPRESSION[name]
+
+
+def _main_header(order: str, layout: _Layout, uts: Uts, nr_cpus: int, compression: int) -> bytes:
     """``struct disk_dump_header``: the time is 0, and so is all that makedumpfile leaves 0."""
     tv_sec = tv_usec = 0
     total_ram_blocks = device_blocks = written_blocks = current_cpu = 0
@@ -303,7 +335,7 @@ def _main_header(order: str, layout: _Layout, uts: Uts, nr_cpus: int) -> bytes:
         *(field.encode() for field in uts),
         tv_sec,
         tv_usec,
-        _DUMP_DH_COMPRESSED_ZLIB,
+        compression,
         layout.page_size,
         layout.sub_header_blocks,
         2 * layout.bitmap_size // layout.page_size,
@@ -338,29 +370,3 @@ def _sub_header(
         no_end,
         layout.max_pfn,
     )
-
-
-@contextlib.contextmanager
-def _replacing(path: Path, check: Callable[[str], None]) -> Iterator[BinaryIO]:
-    """Open a new file that takes its name when it is complete, and is gone if it never is."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        check(name)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make a rename last through a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

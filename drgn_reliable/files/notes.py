@@ -6,6 +6,7 @@ drgn reads them, but does not hand them out as they are, which a copy needs.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,6 +18,7 @@ __all__ = (
     "Note",
     "drop_notes",
     "find_vmcoreinfo",
+    "is_plain",
     "iter_notes",
     "pack_note",
     "padded",
@@ -29,6 +31,11 @@ NT_PRSTATUS = 1
 
 _PID_AT, _REGISTERS_AT = 32, 112
 """Of ``pr_pid`` and ``pr_reg`` in ``struct elf_prstatus`` of 64-bit machines."""
+
+
+_VMCOREINFO_LIMIT = 1 << 16
+"""Bytes; the kernel has a page for it (``VMCOREINFO_BYTES``)."""
+_VMCOREINFO_LINE = re.compile(rb"[A-Za-z][\w-]*(\(\w+(\.\w+){0,9}\))?=[ -~]*")
 
 
 class Note(NamedTuple):
@@ -66,6 +73,28 @@ def find_vmcoreinfo(notes: bytes, *, little_endian: bool = True) -> Note | None:
     """Return the first VMCOREINFO note, if there is one."""
     found = iter_notes(notes, little_endian=little_endian)
     return next((note for note in found if note.name == "VMCOREINFO"), None)
+
+
+def is_plain(text: bytes, page_size: int) -> bool:
+    """Whether VMCOREINFO is written as kernels write it: lines of ``NAME=value`` or
+    ``KIND(name)=value``, no name within another, and the page size that the file has.
+
+    >>> is_plain(b"OSRELEASE=6.1\nPAGESIZE=4096\nOFFSET(list_head.next)=0\n", 4096)
+    True
+    >>> [is_plain(line, 4096) for line in (b".UILD-ID=12", b"SIZE()=4", b"PAGESIZE=8", b"SYMBOL")]
+    [False, False, False, False]
+    """
+    lines = text.rstrip(b"\0\n").split(b"\n")
+    if len(text) > _VMCOREINFO_LIMIT or not all(map(_VMCOREINFO_LINE.fullmatch, lines)):
+        return False
+    names = {line.split(b"=", 1)[0].replace(b"(", b".").rstrip(b")") for line in lines}
+    branches = {name[:at] for name in names for at in _dots(name)}
+    pages = [line for line in lines if line.startswith(b"PAGESIZE=")]
+    return not names & branches and all(line == b"PAGESIZE=%d" % page_size for line in pages)
+
+
+def _dots(name: bytes) -> list[int]:
+    return [at for at, character in enumerate(name) if character == ord(".")]
 
 
 def drop_notes(notes: bytes, *owners: str, little_endian: bool = True) -> bytes:

@@ -2,7 +2,8 @@
 """Dumps stored as .gz, .xz, .zst or .bz2, unpacked to a file that has no name.
 
 Nothing can be left behind: the system frees the file when the last descriptor is closed, whatever
-happens to the process.
+happens to the process. What unpacks to more than any dump does, or needs more memory for it, is
+refused.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import IO, BinaryIO, cast
 from drgn_reliable.errors import DumpError
 from drgn_reliable.files.source import DumpFormatError
 
-__all__ = ("Packing", "Watch", "packing_of", "unpack", "unwatched")
+__all__ = ("Packing", "Watch", "first_bytes", "packing_of", "unpack", "unwatched")
 
 Watch = Callable[[BinaryIO, int, str], AbstractContextManager[BinaryIO]]
 """Takes a file that is read from start to end, its size in bytes and what is being done, and gives
@@ -38,14 +39,47 @@ def unwatched(file: BinaryIO, size: int, what: str) -> AbstractContextManager[Bi
     return nullcontext(file)
 
 
-def _open_gz(file: BinaryIO) -> IO[bytes]:
-    return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+_SURE_SIZE, _RATIO = 1 << 30, 4096
+"""Bytes that a file may unpack to in any case, and the multiple of its own size up to which it may.
+An idle machine's whole memory, most of it zeroes, comes to hundreds."""
+_MEMORY_LIMIT = 1 << 28
+"""Bytes for an xz decoder; ``xz -9`` needs 65 MiB."""
 
 
-def _open_zst(file: BinaryIO) -> IO[bytes]:
+def _pieces(unpacked: IO[bytes]) -> Iterator[bytes]:
+    with unpacked:
+        while chunk := unpacked.read(_CHUNK):
+            yield chunk
+
+
+def _gz(file: BinaryIO) -> Iterator[bytes]:
+    return _pieces(cast(IO[bytes], gzip.GzipFile(fileobj=file)))
+
+
+def _bz2(file: BinaryIO) -> Iterator[bytes]:
+    return _pieces(cast(IO[bytes], bz2.BZ2File(file)))
+
+
+def _zst(file: BinaryIO) -> Iterator[bytes]:
     from zstandard import ZstdDecompressor
 
-    return ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    return _pieces(ZstdDecompressor().stream_reader(file, read_across_frames=True))
+
+
+def _xz(file: BinaryIO) -> Iterator[bytes]:
+    """Streams one after the other, padded with zeroes; :class:`lzma.LZMAFile` takes no limit."""
+    data = file.read(_CHUNK)
+    while data:
+        stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY_LIMIT)
+        while not stream.eof:
+            if stream.needs_input and not (data := data or file.read(_CHUNK)):
+                raise EOFError("the end of the stream is missing")
+            if chunk := stream.decompress(data, _CHUNK):
+                yield chunk
+            data = b""
+        data = stream.unused_data.lstrip(b"\0")
+        while not data and (more := file.read(_CHUNK)):
+            data = more.lstrip(b"\0")
 
 
 def _zst_size(file: BinaryIO) -> int:
@@ -66,16 +100,16 @@ class Packing:
 
     name: str
     signature: bytes
-    open: Callable[[BinaryIO], IO[bytes]]
+    chunks: Callable[[BinaryIO], Iterator[bytes]]
     declared_size: Callable[[BinaryIO], int]
     """Bytes when unpacked, or 0 where the format does not say."""
 
 
 _PACKINGS = (
-    Packing("gzip", b"\x1f\x8b\x08", _open_gz, _unknown_size),
-    Packing("xz", b"\xfd7zXZ\0", lzma.LZMAFile, _unknown_size),
-    Packing("zstd", b"\x28\xb5\x2f\xfd", _open_zst, _zst_size),
-    Packing("bzip2", b"BZh", bz2.BZ2File, _unknown_size),
+    Packing("gzip", b"\x1f\x8b\x08", _gz, _unknown_size),
+    Packing("xz", b"\xfd7zXZ\0", _xz, _unknown_size),
+    Packing("zstd", b"\x28\xb5\x2f\xfd", _zst, _zst_size),
+    Packing("bzip2", b"BZh", _bz2, _unknown_size),
 )
 
 
@@ -84,13 +118,26 @@ def packing_of(start: bytes) -> Packing | None:
     return next((packing for packing in _PACKINGS if start.startswith(packing.signature)), None)
 
 
+def first_bytes(file: BinaryIO, packing: Packing, size: int) -> bytes:
+    """What a packed file starts with when it is unpacked: so many bytes, fewer if it has no more.
+
+    :raises Exception: if the file is damaged; each library has one of its own.
+    """
+    found = b""
+    for chunk in packing.chunks(file):
+        found += chunk
+        if len(found) >= size:
+            break
+    return found[:size]
+
+
 def unpack(file: BinaryIO, path: str, packing: Packing, watch: Watch = unwatched) -> BinaryIO:
     """Unpack a file into one without a name, in ``TMPDIR`` or else ``/var/tmp``.
 
-    Blocks of zeroes become holes.
+    Blocks of zeroes become holes. It may come to 1 GiB, or to 4,096 times the packed file.
 
     :raises DumpError: if there is not enough room.
-    :raises DumpFormatError: if the packed file is damaged or cut off.
+    :raises DumpFormatError: if the packed file is damaged or cut off, or comes to more.
     """
     folder = os.environ.get("TMPDIR") or ("/var/tmp" if Path("/var/tmp").is_dir() else None)
     try:
@@ -100,10 +147,15 @@ def unpack(file: BinaryIO, path: str, packing: Packing, watch: Watch = unwatched
     packed_size = os.fstat(file.fileno()).st_size
     room = _Room(target, path, folder or tempfile.gettempdir())
     declared_size = packing.declared_size(file)
+    limit = max(_SURE_SIZE, _RATIO * packed_size)
+    _check_size(path, packing, declared_size, limit)
     room.check(max(packed_size, declared_size))
     file.seek(0)
+    size = 0
     with watch(file, packed_size, "unpacking") as watched:
         for chunk in _chunks(packing, watched, path):
+            size += len(chunk)
+            _check_size(path, packing, size, limit)
             if chunk.count(0) == len(chunk):
                 target.seek(len(chunk), os.SEEK_CUR)
             else:
@@ -120,13 +172,24 @@ def _chunks(packing: Packing, file: BinaryIO, path: str) -> Iterator[bytes]:
     from zstandard import ZstdError
 
     try:
-        with packing.open(file) as unpacked:
-            while chunk := unpacked.read(_CHUNK):
-                yield chunk
+        yield from packing.chunks(file)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ZstdError) as e:
+        if "limit" in str(e):  # _lzma has one exception for everything
+            raise DumpFormatError(
+                f"{path}: {packing.name}, more than {_MEMORY_LIMIT >> 20} MiB of memory are needed "
+                "to unpack it; unpack it by hand and name what comes of it"
+            ) from e
         raise DumpFormatError(
             f"{path}: {packing.name}, damaged or incomplete ({e}); copy it again"
         ) from e
+
+
+def _check_size(path: str, packing: Packing, size: int, limit: int) -> None:
+    if size > limit:
+        raise DumpFormatError(
+            f"{path}: {packing.name}, of more than {limit >> 20} MiB when unpacked, which no dump "
+            "of its size has; if it is one, unpack it by hand and name what comes of it"
+        )
 
 
 class _Room:

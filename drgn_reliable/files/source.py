@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from drgn_reliable.errors import DumpError
@@ -31,6 +33,11 @@ class Source(Protocol):
         """The bytes from an offset on, fewer at the end."""
         ...
 
+    def spans(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Offset and size of what is stored of a part, ascending; the rest of it are holes, which
+        read as zeroes."""
+        ...
+
 
 class FileSource:
     """An open file, closed when nobody refers to this any more.
@@ -54,6 +61,20 @@ class FileSource:
             return os.pread(self._file.fileno(), size, offset)
         except OverflowError:  # no file is as long as that
             return b""
+
+    def spans(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """See :class:`Source`. A file system that knows no holes says that there are none."""
+        at, end = offset, min(offset + size, self.size)
+        while at < end:
+            try:
+                start = os.lseek(self.fd, at, os.SEEK_DATA)
+                at = min(end, os.lseek(self.fd, start, os.SEEK_HOLE))
+            except OSError as e:
+                if e.errno != errno.ENXIO:  # there is no more data
+                    yield at, end - at
+                return
+            if start < at:
+                yield start, at - start
 
 
 class SourceStream(io.RawIOBase):

@@ -9,7 +9,8 @@ those of s390x and powerpc have none.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import BinaryIO, NamedTuple, cast
 
@@ -30,6 +31,8 @@ _MAX_SIZE = 1 << 16
 """``VMCOREINFO_BYTES`` is a page, of up to 64 KiB."""
 _PAGE = 4096
 _CHUNK = 1 << 22
+_DIFFERENT = 8
+"""Notes that differ, after which no more are looked for."""
 S390X_POINTER = 0xE0C
 """s390x: where absolute page 0 has the address of the note (``vmcore_info`` in
 ``struct lowcore``)."""
@@ -71,16 +74,22 @@ def number_in(
 def find_in_memory(file: ElfCore, watch: Watch) -> Vmcoreinfo | None:
     """The one VMCOREINFO note in memory, at the start of a page; None if there is none.
 
+    What is stored of the memory is looked at, once; not the holes of a sparse or flattened file.
+
     :raises DumpFormatError: if there are several that differ.
     """
     if file.machine == "s390x" and (found := _at_pointer(file)):
         return found
     notes: dict[Vmcoreinfo, int] = {}
-    stream = cast(BinaryIO, io.BufferedReader(_Memory(file), _CHUNK))
-    with watch(stream, file.memory_size, "looking for VMCOREINFO") as watched:
-        for address in _candidates(file, watched):
+    ranges = list(file.stored())
+    size = sum(end - start for start, end in ranges)
+    stream = cast(BinaryIO, io.BufferedReader(_Memory(file, ranges), _CHUNK))
+    with watch(stream, size, "looking for VMCOREINFO") as watched:
+        for address in _candidates(ranges, watched):
             if note := _note_at(file, address):
                 notes.setdefault(note, address)
+            if len(notes) == _DIFFERENT:
+                break
     if len(notes) > 1:
         places = ", ".join(f"{address:#x}" for address in notes.values())
         raise DumpFormatError(
@@ -96,9 +105,9 @@ def _at_pointer(file: ElfCore) -> Vmcoreinfo | None:
     return None
 
 
-def _candidates(file: ElfCore, stream: BinaryIO) -> Iterator[int]:
+def _candidates(ranges: Iterable[tuple[int, int]], stream: BinaryIO) -> Iterator[int]:
     """Addresses of pages that begin as the note does."""
-    for start, end in file.ranges():
+    for start, end in ranges:
         at = start
         while at < end and (data := stream.read(min(_CHUNK, end - at))):
             place = data.find(_NAME)
@@ -130,10 +139,10 @@ def _note_at(file: ElfCore, address: int) -> Vmcoreinfo | None:
 class _Memory(io.RawIOBase):
     """The memory of a dump as a stream, one range after the other."""
 
-    def __init__(self, file: ElfCore) -> None:
+    def __init__(self, file: ElfCore, ranges: Iterable[tuple[int, int]]) -> None:
         super().__init__()
         self._file = file
-        self._ranges = list(file.ranges())
+        self._ranges = deque(ranges)
 
     def readable(self) -> bool:
         return True
@@ -149,7 +158,7 @@ class _Memory(io.RawIOBase):
         except FaultError:  # the file is cut off here
             view[:size] = bytes(size)
         if start + size == end:
-            self._ranges.pop(0)
+            self._ranges.popleft()
         else:
             self._ranges[0] = (start + size, end)
         return size

@@ -37,6 +37,7 @@ from drgn_reliable.render.fleet import (
     write_tally,
 )
 from drgn_reliable.render.progress import FleetProgress
+from drgn_reliable.render.visible import visible
 
 __all__ = ("EXIT_LOST", "FLEET", "Terminated", "run_fleet")
 
@@ -255,7 +256,8 @@ def _scan(args: argparse.Namespace) -> int:
             tally = scan_fleet(sources, store, engine, limits, retry=args.retry, listen=listen)
         except (EngineLost, sqlite3.Error) as e:
             lost = f"--store {args.store}: {e}; scan again to go on"
-            print(f"drgn-reliable: {e if isinstance(e, EngineLost) else lost}", file=sys.stderr)
+            said = str(e) if isinstance(e, EngineLost) else lost
+            print(f"drgn-reliable: {visible(said)}", file=sys.stderr)
             return EXIT_LOST
         progress.close()
         failed = store.failed(tally.scan)
@@ -295,7 +297,8 @@ class _Events:
             self._file.flush()
         except OSError as e:
             print(
-                f"drgn-reliable: --events {self._path}: {e.strerror}; the scan goes on without",
+                f"drgn-reliable: --events {visible(str(self._path))}: {e.strerror}; the scan goes "
+                "on without",
                 file=sys.stderr,
             )
             self._file = None

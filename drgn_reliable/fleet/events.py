@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""What happens during a scan, as it happens: a line of JSON each for machines, ``event`` first."""
+"""What happens during a scan, as it happens: a line of JSON each for machines, ``event`` first.
+
+The lines are ASCII: a terminal can show them, too.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import datetime, timezone
 
@@ -99,4 +103,4 @@ def line_of(event: Event) -> bytes:
     """
     plain = msgspec.to_builtins(event)
     plain["time"] = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    return msgspec.json.encode(plain) + b"\n"
+    return json.dumps(plain, separators=(",", ":")).encode("ascii") + b"\n"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple
 
@@ -274,7 +274,7 @@ class _Stacks:
         self._by_hash: dict[str, int] = {}
         self.records: list[StackRecord] = []
 
-    def index(self, frames: tuple[Frame, ...]) -> int:
+    def index(self, frames: Sequence[Frame]) -> int:
         """The index of a stack with these frames."""
         pcs = tuple([frame.code.pc for frame in frames])
         found = self._known.get(pcs)
@@ -282,7 +282,7 @@ class _Stacks:
             found = self._known[pcs] = self._add(frames)
         return found
 
-    def _add(self, frames: tuple[Frame, ...]) -> int:
+    def _add(self, frames: Sequence[Frame]) -> int:
         record = _stack_record(frames)
         if record.hash not in self._by_hash:
             self._by_hash[record.hash] = len(self.records)

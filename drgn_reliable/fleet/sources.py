@@ -28,7 +28,7 @@ from drgn_reliable.files.buildid import build_id_of
 from drgn_reliable.files.elfcore import ELF_SIGNATURE
 from drgn_reliable.files.flattened import FLATTENED_SIGNATURE
 from drgn_reliable.files.kdump import KDUMP_SIGNATURE
-from drgn_reliable.files.packed import packing_of
+from drgn_reliable.files.packed import first_bytes, packing_of
 
 __all__ = ("Found", "Place", "Source", "find", "read_sources")
 
@@ -233,8 +233,7 @@ def _no_dump(path: str) -> str:
             packing = packing_of(start)
             if packing:
                 file.seek(0)
-                with packing.open(file) as unpacked:
-                    start = unpacked.read(_START)
+                start = first_bytes(file, packing, _START)
     except FileNotFoundError:
         return "a link that leads nowhere"
     except OSError as e:
@@ -258,3 +257,7 @@ class _Start:
     def read(self, offset: int, size: int) -> bytes:
         """The bytes from an offset on, as far as they are known."""
         return self._start[offset : offset + size]
+
+    def spans(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """All that is known."""
+        yield offset, max(0, min(size, self.size - offset))

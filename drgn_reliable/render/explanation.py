@@ -20,6 +20,7 @@ from drgn_reliable.formulas import Assigned
 from drgn_reliable.model import KernelVerdict, Reason
 from drgn_reliable.render.machine import frame_dict, hex_or_null, reason_dict, task_dict
 from drgn_reliable.render.table import reason_line, task_title
+from drgn_reliable.render.visible import visible
 
 __all__ = ("explanation_dict", "write_explanations", "write_explanations_json")
 
@@ -46,7 +47,7 @@ def write_explanations(
         out.write("\n" if number else "")
         _write_explanation(each, out, words)
     for warning in warnings:
-        out.write(f"warning: {warning}\n")
+        out.write(f"warning: {visible(warning)}\n")
 
 
 def _write_explanation(found: Explanation, out: TextIO, words: str) -> None:
@@ -63,7 +64,7 @@ def _write_explanation(found: Explanation, out: TextIO, words: str) -> None:
     for step in found.steps:
         _write_step(step, out, last=step is found.steps[-1])
         if step is left:
-            line = f"The kernel's own walk came as far as this: {found.kernel_end}."
+            line = f"The kernel's own walk came as far as this: {visible(found.kernel_end)}."
             out.write(_wrapped(line, "  -- ", "     ") + "\n")
     _write_ends(found, out)
     if words != "none":
@@ -80,11 +81,11 @@ def _last_of_kernel(found: Explanation) -> ExplainedStep | None:
 
 
 def _write_ends(found: Explanation, out: TextIO) -> None:
-    out.write(_wrapped(f"The proof's walk: {found.end}."))
-    out.write(_wrapped(f"The kernel's walk: {found.kernel_end}."))
+    out.write(_wrapped(f"The proof's walk: {visible(found.end)}."))
+    out.write(_wrapped(f"The kernel's walk: {visible(found.kernel_end)}."))
     mine = {(step.sp, step.code.symbol) for step in found.steps}
     others = [
-        f"#{number} {frame.code}"
+        f"#{number} {visible(str(frame.code))}"
         for number, frame in enumerate(found.kernel_frames)
         if (frame.sp, frame.code.symbol) not in mine
     ]
@@ -114,9 +115,9 @@ def _write_reason(reason: Reason, out: TextIO) -> None:
 
 
 def _write_step(step: ExplainedStep, out: TextIO, last: bool) -> None:
-    role = f", {step.code.purpose}" if step.code.purpose else ""
-    out.write(f"#{step.frame} {step.code} ({step.found_by.value}{role})\n")
-    out.write(f"    {step.stack} stack, SP {step.sp:#x}, PC {step.code.pc:#x}\n")
+    role = f", {visible(step.code.purpose)}" if step.code.purpose else ""
+    out.write(f"#{step.frame} {visible(str(step.code))} ({step.found_by.value}{role})\n")
+    out.write(f"    {visible(step.stack)} stack, SP {step.sp:#x}, PC {step.code.pc:#x}\n")
     for rule in step.rules[:1]:
         out.write(_wrapped(_named(rule), "    rule: "))
         if rule.values and not _by_reads(step):
@@ -139,7 +140,7 @@ def _write_outcome(step: ExplainedStep, out: TextIO, last: bool) -> None:
         text = ", ".join(f"{r.role} = *{r.address:#x} = {r.value:#x}" for r in found)
         out.write(_equations(text))
     if step.replaced:
-        out.write(_equations(f"{step.replaced.why}: pc = {step.replaced.taken:#x}"))
+        out.write(_equations(f"{visible(step.replaced.why)}: pc = {step.replaced.taken:#x}"))
 
 
 def _by_reads(step: ExplainedStep) -> bool:
@@ -158,7 +159,7 @@ def _write_alternative(rule: ShownRule, out: TextIO) -> None:
 
 
 def _named(rule: ShownRule) -> str:
-    return f"{_glued(rule.formula)}   [{rule.provider.replace(' ', _GLUE)}]"
+    return f"{_glued(visible(rule.formula))}   [{visible(rule.provider).replace(' ', _GLUE)}]"
 
 
 def _numbers(rule: ShownRule) -> str:
@@ -183,7 +184,7 @@ def _assigned(found: Assigned) -> str:
 
 
 def _write_stack(stack: ExplainedStack, out: TextIO, every: bool) -> None:
-    out.write(f"\n{stack.name} stack {stack.low:#x}..{stack.high:#x}\n")
+    out.write(f"\n{visible(stack.name)} stack {stack.low:#x}..{stack.high:#x}\n")
     for line in _lines(stack.words, every):
         out.write(f"  {line}\n")
 
@@ -213,7 +214,7 @@ def _flushed(run: list[StackWord]) -> Iterator[str]:
 
 def _line(word: StackWord) -> str:
     value = "not in the dump" if word.value is None else f"{word.value:#018x}"
-    return f"{word.address:#x}  {value:<18}  {'; '.join(word.notes)}".rstrip()
+    return f"{word.address:#x}  {value:<18}  {'; '.join(map(visible, word.notes))}".rstrip()
 
 
 def explanation_dict(found: Explanation) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from drgn_reliable.fleet.questions import QUESTIONS, Answer
 from drgn_reliable.fleet.scan import Tally
 from drgn_reliable.render.page import write_page
 from drgn_reliable.render.table import counted_words
-from drgn_reliable.render.visible import visible
+from drgn_reliable.render.visible import inert, visible
 
 __all__ = (
     "ANSWER_FORMATS",
@@ -60,20 +60,12 @@ def _as_table(found: Answer, out: TextIO) -> None:
 
 def _as_csv(found: Answer, out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([_inert(column) for column in found.columns])
-    writer.writerows([_inert(value) for value in row] for row in found.rows)
+    writer.writerow([inert(column) for column in found.columns])
+    writer.writerows([_harmless(value) for value in row] for row in found.rows)
 
 
-def _inert(value: object) -> object:
-    """A value that no spreadsheet takes for a formula.
-
-    >>> _inert("=HYPERLINK(1)"), _inert("do_wait"), _inert(-5)
-    ("'=HYPERLINK(1)", 'do_wait', -5)
-    """
-    if isinstance(value, str):
-        value = visible(value)
-        return f"'{value}" if value.startswith(("=", "+", "-", "@")) else value
-    return value
+def _harmless(value: object) -> object:
+    return inert(value) if isinstance(value, str) else value
 
 
 def _as_json(found: Answer, out: TextIO) -> None:

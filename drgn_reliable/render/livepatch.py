@@ -23,6 +23,7 @@ from drgn_reliable.livepatch import (
 from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject
 from drgn_reliable.reasons import CATALOGUE
 from drgn_reliable.render.machine import SCHEMA, hex_or_null, reason_dict
+from drgn_reliable.render.visible import visible
 
 __all__ = ("livepatch_dict", "write_livepatch", "write_livepatch_json")
 
@@ -55,14 +56,14 @@ def write_livepatch(report: LivepatchReport, out: TextIO, *, verbose: bool) -> N
     if report.history:
         out.write("\nFrom the kernel's log:\n")
         for line in report.history:
-            out.write(f"  [{line.time:12.6f}] {line.text}\n")
+            out.write(f"  [{line.time:12.6f}] {visible(line.text)}\n")
     for problem in report.problems:
-        out.write(f"incomplete: {problem}\n")
+        out.write(f"incomplete: {visible(problem)}\n")
 
 
 def _no_transition(report: LivepatchReport) -> str:
     if not report.built_in:
-        return f"{report.release} was built without livepatching."
+        return f"{visible(report.release)} was built without livepatching."
     if report.problems:
         return "Whether a transition is in progress cannot be told."
     if not report.patches:
@@ -95,7 +96,7 @@ def _headline(report: LivepatchReport, transition: Transition) -> str:
     times = "once" if transition.signals == 1 else f"{transition.signals} times"
     woken = f", tasks woken {times}" if transition.signals else ""
     return (
-        f"{transition.patch or 'a livepatch'}: {doing}{since}{tried}{woken}; "
+        f"{visible(transition.patch or 'a livepatch')}: {doing}{since}{tried}{woken}; "
         f"{transition.switched} tasks have switched, {transition.pending} have not"
         + (f": {', '.join(parts)}" if parts else "")
     )
@@ -105,7 +106,7 @@ def _write_patches(report: LivepatchReport, out: TextIO, *, every: bool) -> None
     rows = [
         (
             number,
-            patch.name or hex(patch.address),
+            visible(patch.name) or hex(patch.address),
             _state(patch, report),
             "yes" if patch.replace else "no",
             "yes" if patch.forced else "no",
@@ -118,9 +119,9 @@ def _write_patches(report: LivepatchReport, out: TextIO, *, every: bool) -> None
     if every:
         functions = [
             (
-                patch.name,
-                each.name or "vmlinux",
-                function.name,
+                visible(patch.name),
+                _name(each),
+                visible(function.name),
                 f"{function.old_func:#x}+{function.old_size}",
                 "original" if function.nop else f"{function.new_func:#x}+{function.new_size}",
                 _position(report, function),
@@ -141,8 +142,12 @@ def _state(patch: Patch, report: LivepatchReport) -> str:
 
 def _object(each: PatchedObject) -> str:
     if each.patched:
-        return each.name or "vmlinux"
-    return f"{each.name or 'vmlinux'} ({'not patched' if _is_loaded(each) else 'not loaded'})"
+        return _name(each)
+    return f"{_name(each)} ({'not patched' if _is_loaded(each) else 'not loaded'})"
+
+
+def _name(each: PatchedObject) -> str:
+    return visible(each.name or "vmlinux")
 
 
 def _is_loaded(each: PatchedObject) -> bool:
@@ -166,9 +171,9 @@ def _write_groups(
         out.write(f"{_who(group)}: {_what(task)}\n")
         for blocker in task.blockers:
             function = blocker.function
-            module = f" [{function.module}]" if function.module else ""
+            module = f" [{visible(function.module)}]" if function.module else ""
             out.write(
-                f"    {_where(task, blocker)} is in {function.name}{module}, "
+                f"    {_where(task, blocker)} is in {visible(function.name)}{module}, "
                 f"{_version(function.version)}\n"
             )
         for reason in task.report.reasons:
@@ -178,11 +183,11 @@ def _write_groups(
             out.write(f"    proof: {task.report.proof.verdict.value}\n")
         out.write(textwrap.indent(textwrap.fill(_waits(task), _WIDTH - 4), "    ") + "\n")
         if task.inlined:
-            out.write(f"    inlined there: {', '.join(task.inlined)}\n")
+            out.write(f"    inlined there: {', '.join(map(visible, task.inlined))}\n")
         if stacks:
             for number, found in enumerate(task.report.frames):
-                out.write(f"      #{number} {found.code}\n")
-        text = advice_for(task, transition)[1]
+                out.write(f"      #{number} {visible(str(found.code))}\n")
+        text = visible(advice_for(task, transition)[1])
         out.write(
             textwrap.fill(
                 text, _WIDTH, initial_indent="    -> ", subsequent_indent="       ", **_UNBROKEN
@@ -195,27 +200,27 @@ def _who(group: Sequence[PendingTask]) -> str:
     first = group[0].report
     kind = {"user": "", "kthread": "kernel thread ", "idle": "idle task "}[first.kind.value]
     if len(group) == 1:
-        return f"{kind}{first.comm} ({first.pid})"
+        return f"{kind}{visible(first.comm)} ({first.pid})"
     pids = ", ".join(str(task.report.pid) for task in group[:8])
     more = f" and {len(group) - 8} more" if len(group) > 8 else ""
-    return f"{len(group)} times {kind}{first.comm} ({pids}{more})"
+    return f"{len(group)} times {kind}{visible(first.comm)} ({pids}{more})"
 
 
 def _what(task: PendingTask) -> str:
     said = _SAID[task.decision]
     if task.decision is Decision.SLEEPING:
-        return f"{said} {', '.join(task.functions)}"
+        return f"{said} {', '.join(map(visible, task.functions))}"
     return said
 
 
 def _where(task: PendingTask, blocker: Blocker) -> str:
     if blocker.frame is None:
         return f"{blocker.address:#x} in the kernel's trace"
-    return f"frame #{blocker.frame} {task.report.frames[blocker.frame].code}"
+    return f"frame #{blocker.frame} {visible(str(task.report.frames[blocker.frame].code))}"
 
 
 def _version(version: str) -> str:
-    return "the original" if version == "original" else f"the version of {version}"
+    return "the original" if version == "original" else f"the version of {visible(version)}"
 
 
 def _waits(task: PendingTask) -> str:
@@ -223,11 +228,11 @@ def _waits(task: PendingTask) -> str:
     flag = {True: ", pending", False: ", not marked pending", None: ""}[task.flagged]
     parts = [f"patch state {task.patch_state}{flag}; state {task.report.state}"]
     if wait.channel:
-        parts.append(f"in {wait.channel}")
+        parts.append(f"in {visible(wait.channel)}")
     if wait.event:
         parts.append(f"waits for {wait.event}")
     if wait.file:
-        parts.append(f"file {wait.file}")
+        parts.append(f"file {visible(wait.file)}")
     parts.append(f"goes on by {wait.leaves.value}" if wait.leaves.value != "runs" else "runs")
     return ", ".join(parts)
 
@@ -239,7 +244,7 @@ def _write_end(report: LivepatchReport, transition: Transition, out: TextIO) -> 
         out.write("All tasks have switched: the kernel ends it at its next attempt.\n")
         return
     for text in ways_out(transition):
-        out.write(textwrap.fill(text, _WIDTH, subsequent_indent="  ", **_UNBROKEN) + "\n")
+        out.write(textwrap.fill(visible(text), _WIDTH, subsequent_indent="  ", **_UNBROKEN) + "\n")
     if report.compared is None:
         out.write(
             "The kernel's own log does not tell of single tasks; it does with dynamic debug of "
@@ -251,8 +256,9 @@ def _write_end(report: LivepatchReport, transition: Transition, out: TextIO) -> 
         out.write(f"The kernel's own log says the same of {those}.\n")
     for difference in report.differences:
         out.write(
-            f"The kernel's log differs: {difference.comm} ({difference.pid}): {difference.kernel} "
-            f"at its last attempt, {difference.here} in the dump.\n"
+            f"The kernel's log differs: {visible(difference.comm)} ({difference.pid}): "
+            f"{visible(difference.kernel)} at its last attempt, {visible(difference.here)} in the "
+            "dump.\n"
         )
 
 

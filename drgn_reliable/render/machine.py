@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from drgn_reliable.model import CapsuleSummary, DumpReport, Frame, Reason, TaskReport
 from drgn_reliable.reasons import CATALOGUE
+from drgn_reliable.render.visible import inert, visible
 from drgn_reliable.selection import summary_counts
 
 __all__ = (
@@ -132,7 +133,11 @@ CSV_COLUMNS = (
 
 
 def write_csv(report: DumpReport, out: TextIO) -> None:
-    """One row a task; reasons and functions are separated by spaces, innermost first."""
+    """One row a task; reasons and functions are separated by spaces, innermost first.
+
+    Names are as :func:`~drgn_reliable.render.visible.inert` shows them, spaces in the names of
+    functions as ``\\x20``; JSON has them as they are.
+    """
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for task in report.tasks:
@@ -142,7 +147,7 @@ def write_csv(report: DumpReport, out: TextIO) -> None:
                 task.pid,
                 task.tgid,
                 task.cpu,
-                task.comm,
+                inert(task.comm),
                 task.state,
                 task.kind.value,
                 task.kernel.verdict.value,
@@ -150,9 +155,13 @@ def write_csv(report: DumpReport, out: TextIO) -> None:
                 task.proof.verdict.value,
                 " ".join(reason.id for reason in task.reasons),
                 " ".join(f"{entry:#x}" for entry in task.kernel.entries),
-                " ".join(frame.function for frame in task.frames),
+                inert(" ".join(map(_one_word, task.frames))),
             )
         )
+
+
+def _one_word(frame: Frame) -> str:
+    return visible(frame.function).replace(" ", r"\x20")
 
 
 def capsule_dict(made: CapsuleSummary) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class FleetProgress:
                 self._bar.set_postfix_str(f"{self._failed} failed", refresh=False)
             self._bar.update()
             if worker := self._doing.pop(event.path, ""):
-                self._lines[worker].set_description_str(f"{worker}: -")
+                self._lines[worker].set_description_str(f"{visible(worker)}: -")
 
     def _show(self, event: Working) -> None:
         if event.worker not in self._lines:
@@ -52,7 +52,7 @@ class FleetProgress:
         self._doing[event.path] = event.worker
         name = visible("/".join(PurePath(event.path).parts[-2:]))
         self._lines[event.worker].set_description_str(
-            f"{event.worker}: {name}: {event.stage}{count}"
+            f"{visible(event.worker)}: {name}: {visible(event.stage)}{count}"
         )
 
     def close(self) -> None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from tabulate import tabulate
 
 from drgn_reliable.model import CapsuleSummary, DumpReport, Frame, Reason, TaskReport
 from drgn_reliable.reasons import CATALOGUE, Effect, ReasonKind
+from drgn_reliable.render.visible import brief, visible
 from drgn_reliable.selection import group_stacks, summary_counts
 from drgn_reliable.waiting import channel_of
 
@@ -49,11 +50,11 @@ def write_table(report: DumpReport, out: TextIO) -> None:
             task.cpu,
             task.state,
             task.kind.value,
-            task.comm,
+            visible(task.comm),
             task.kernel.verdict.value,
             task.proof.verdict.value,
             len(task.frames),
-            _waits_in(task),
+            brief(_waits_in(task)),
             _why(task.reasons),
         )
         for task in report.tasks
@@ -90,7 +91,7 @@ def write_groups(report: DumpReport, out: TextIO) -> None:
 def task_title(task: TaskReport) -> str:
     """Who a task is, and its verdicts: two lines."""
     return (
-        f"PID {task.pid} ({task.comm}), TGID {task.tgid}, {task.kind.value}, state "
+        f"PID {task.pid} ({visible(task.comm)}), TGID {task.tgid}, {task.kind.value}, state "
         f"{task.state}, CPU {task.cpu}, task {task.task:#x}\n"
         f"  kernel: {task.kernel.verdict.value}"
         + (f" (errno {task.kernel.errno})" if task.kernel.errno else "")
@@ -107,13 +108,13 @@ def _names(group: Iterable[TaskReport]) -> str:
     shown = []
     for comm, count in counted.most_common(6):
         some = " ".join(map(str, pids[comm][:4])) + (" ..." if count > 4 else "")
-        shown.append(f"{comm} ({some})")
+        shown.append(f"{visible(comm)} ({some})")
     return ", ".join(shown) + (f" and {len(counted) - 6} more" if len(counted) > 6 else "")
 
 
-def _write_frames(frames: tuple[Frame, ...], out: TextIO) -> None:
+def _write_frames(frames: Sequence[Frame], out: TextIO) -> None:
     rows = [
-        (f"  #{i}", f"{frame.pc:#x}", str(frame.code), _found(frame))
+        (f"  #{i}", f"{frame.pc:#x}", visible(str(frame.code)), _found(frame))
         for i, frame in enumerate(frames)
     ]
     if rows:
@@ -125,7 +126,7 @@ def _write_frames(frames: tuple[Frame, ...], out: TextIO) -> None:
 
 def _found(frame: Frame) -> str:
     """How it was found and, unless it is an ordinary function, what the code is."""
-    return f"({frame.found_by.value}) {frame.code.purpose}".rstrip()
+    return f"({frame.found_by.value}) {visible(frame.code.purpose)}".rstrip()
 
 
 def reason_line(reason: Reason) -> str:
@@ -134,7 +135,7 @@ def reason_line(reason: Reason) -> str:
     weight = "advisory" if kind.advisory else "refused"
     return (
         f"  {kind.section} {reason.id} ({weight}) before frame #{reason.frame}: "
-        f"{kind.title}: {reason.detail}"
+        f"{kind.title}: {visible(reason.detail)}"
     )
 
 
@@ -147,13 +148,13 @@ def _write_summary(report: DumpReport, out: TextIO) -> None:
     counts = summary_counts(report.tasks)
     plural = "task" if len(report.tasks) == 1 else "tasks"
     out.write(
-        f"{len(report.tasks)} {plural} of {report.release} ({report.architecture}): "
+        f"{len(report.tasks)} {plural} of {visible(report.release)} ({report.architecture}): "
         f"kernel: {counted_words(counts['kernel'])}; proof: {counted_words(counts['proof'])}\n"
     )
     for problem in report.problems:
-        out.write(f"incomplete: {problem}\n")
+        out.write(f"incomplete: {visible(problem)}\n")
     for warning in report.warnings:
-        out.write(f"warning: {warning}\n")
+        out.write(f"warning: {visible(warning)}\n")
 
 
 def counted_words(counts: Mapping[str, int]) -> str:
@@ -198,7 +199,7 @@ def write_facts(facts: Mapping[str, Any], out: TextIO) -> None:
     ]
     out.write(tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n")
     for line in facts.get(_WARNINGS, ()):
-        out.write(f"{_WARNINGS}: {line}\n")
+        out.write(f"{_WARNINGS}: {visible(line)}\n")
 
 
 def _fact(value: Any) -> str:
@@ -207,8 +208,8 @@ def _fact(value: Any) -> str:
     if value == "":
         return "none"
     if isinstance(value, list):
-        return ", ".join(value) or "none"
-    return str(value)
+        return ", ".join(map(visible, value)) or "none"
+    return visible(str(value))
 
 
 def write_capsule_summary(made: CapsuleSummary, out: TextIO) -> None:
@@ -218,7 +219,7 @@ def write_capsule_summary(made: CapsuleSummary, out: TextIO) -> None:
     tasks = len(made.report.tasks)
     stacks = "the stack of 1 task" if tasks == 1 else f"the stacks of {tasks} tasks"
     out.write(
-        f"{made.path}: {made.size / 1e6:.1f} MB, {stacks}"
+        f"{visible(made.path)}: {made.size / 1e6:.1f} MB, {stacks}"
         f"{' and the kernel code' if made.text else ''} in {made.pages:,} pages; {left_out}"
         f"{'' if made.text else ', most kernel code among them'}.\n"
         "Kernel stacks and structures can hold secrets (keys, file names, user data): "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ("visible",)
+__all__ = ("brief", "inert", "visible")
 
 _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
@@ -18,6 +18,12 @@ _BLANK = re.compile(
 )
 """Fillers, joiners and variation selectors: Unicode counts them among letters, marks and symbols,
 but nothing of them can be seen."""
+
+_FORMULA = re.compile("(^ *|; *)(?=[-=+@\uff0d\uff1d\uff0b\uff20])")
+"""Before what a spreadsheet takes for a formula, in some languages also in full width: at the
+start of a cell, of which leading spaces may be dropped, and after a semicolon, which separates
+cells where the comma is in numbers."""
+_BRIEF = 64
 
 
 def visible(text: str) -> str:
@@ -38,11 +44,30 @@ def visible(text: str) -> str:
     >>> print(visible("caf\u00e9 \udcff \u3164 C:\\dump"))
     café \udcff \u3164 C:\dump
     """
-    if text.isprintable() and not _BLANK.search(text):
+    if text.isprintable() and (text.isascii() or not _BLANK.search(text)):
         return text
     return "".join(
         each if each.isprintable() and not _BLANK.match(each) else _escape(each) for each in text
     )
+
+
+def brief(text: str) -> str:
+    """The text as a cell of a table has it: visible, and cut where it is far too long.
+
+    >>> brief("do_wait"), brief(500 * "x")[-3:], len(brief(500 * "x"))
+    ('do_wait', 'xx…', 64)
+    """
+    text = visible(text)
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
+
+
+def inert(text: str) -> str:
+    """The text as a cell of CSV has it: visible, and no formula to any spreadsheet.
+
+    >>> inert("=HYPERLINK(1)"), inert("do_wait"), inert(" @SUM(1)"), inert("a;=1+1")
+    ("'=HYPERLINK(1)", 'do_wait', " '@SUM(1)", "a;'=1+1")
+    """
+    return _FORMULA.sub(r"\1'", visible(text))
 
 
 def _escape(character: str) -> str:

@@ -9,7 +9,7 @@
  * crash kernel to take the dump. A dump taken while they are held is that very instant,
  * and contains the rows.
  *
- * The host finds the rows by the physical address of the header page, which is
+ * The host finds the rows by the physical address of the header, which is
  * printed when the module is loaded, long before anything is stopped. It knows
  * that the rows are complete when the header says VMLAB_READY. Nothing is
  * printed while the CPUs are stopped: consoles may need a thread to do so.
@@ -41,7 +41,7 @@
 #define HURT_PREFIX	"hurt"
 #define HURT_VALUE	0x00dead00beef0000UL
 
-/* One page, read by the host through physical memory; little-endian on all machines. */
+/* Contiguous pages, read by the host through physical memory; little-endian on all machines. */
 struct vmlab_header {
 	char magic[16];
 	__le64 state;
@@ -75,6 +75,7 @@ static unsigned int (*save_plain)(struct task_struct *task, unsigned long *store
 static struct task_struct *(*idle_of)(int cpu);
 
 static struct vmlab_header *header;
+static size_t header_size;
 static char *rows;
 static size_t rows_size, rows_used;
 static unsigned long entries[MAX_ENTRIES];
@@ -100,6 +101,24 @@ static __printf(1, 2) void put(const char *format, ...)
 	}
 }
 
+static bool is_plain(char c, bool spaces)
+{
+	return c > ' ' ? c < 0x7f && c != '\\' : c == ' ' && spaces;
+}
+
+/* A name or a line, which can be any bytes: others than printable ASCII as \xNN. */
+static void put_text(const char *text, bool spaces)
+{
+	for (; *text; text++)
+		put(is_plain(*text, spaces) ? "%c" : "\\x%02x", *text & 0xff);
+}
+
+static void put_word(const char *text)
+{
+	put_text(text, false);
+	put(" ");
+}
+
 static void put_entries(unsigned int count)
 {
 	unsigned int i;
@@ -123,7 +142,9 @@ static void judge(const char *kind, struct task_struct *task)
 	put(" B ");
 	if (!on_cpu)
 		put_entries(save_plain(task, entries, MAX_ENTRIES, 0));
-	put(" %s\n", task->comm);
+	put(" ");
+	put_text(task->comm, true);
+	put("\n");
 }
 
 static void visit_everyone(void (*visit)(const char *kind, struct task_struct *task))
@@ -182,8 +203,11 @@ static int place_on_stack(struct klp_func *func)
 
 static void tell_function(struct klp_patch *patch, const char *object, struct klp_func *func)
 {
-	put("F %s %s %s %lx %lu %lx %lu %d %d %d %d\n", patch->mod->name, object,
-	    func->old_name, (unsigned long)func->old_func, func->old_size,
+	put("F ");
+	put_word(patch->mod->name);
+	put_word(object);
+	put_word(func->old_name);
+	put("%lx %lu %lx %lu %d %d %d %d\n", (unsigned long)func->old_func, func->old_size,
 	    (unsigned long)func->new_func, func->new_size, func->nop, func->patched,
 	    func->transition, place_on_stack(func));
 }
@@ -193,13 +217,16 @@ static void tell_patch(struct klp_patch *patch)
 	struct klp_object *object;
 	struct klp_func *func;
 
-	put("P %lx %s %d %d %d\n", (unsigned long)patch, patch->mod->name, patch->enabled,
-	    patch->replace, patch->forced);
+	put("P %lx ", (unsigned long)patch);
+	put_word(patch->mod->name);
+	put("%d %d %d\n", patch->enabled, patch->replace, patch->forced);
 	list_for_each_entry(object, &patch->obj_list, node) {
 		const char *name = object->name ?: "vmlinux";
 
-		put("O %s %s %d %d\n", patch->mod->name, name, !object->name || object->mod,
-		    object->patched);
+		put("O ");
+		put_word(patch->mod->name);
+		put_word(name);
+		put("%d %d\n", !object->name || object->mod, object->patched);
 		list_for_each_entry(func, &object->func_list, node)
 			tell_function(patch, name, func);
 	}
@@ -221,8 +248,11 @@ static void tell_log(void)
 	kmsg_dump_rewind(&iterator);
 	while (kmsg_dump_get_line(&iterator, false, line, sizeof(line) - 1, &length)) {
 		line[length] = 0;
-		if (strstr(line, "] livepatch: "))
-			put("K %s", line);
+		if (!strstr(line, "] livepatch: "))
+			continue;
+		put("K ");
+		put_text(strim(line), true);
+		put("\n");
 	}
 }
 
@@ -236,8 +266,9 @@ static void tell_livepatches(void)
 	changing = *klp_transition_patch;
 	if (!changing && list_empty(klp_patches))
 		return;
-	put("L %s %d %u\n", changing ? changing->mod->name : "-", *klp_target_state,
-	    *klp_signals_cnt);
+	put("L ");
+	put_word(changing ? changing->mod->name : "-");
+	put("%d %u\n", *klp_target_state, *klp_signals_cnt);
 	list_for_each_entry(patch, klp_patches, list)
 		tell_patch(patch);
 	visit_everyone(tell_state);
@@ -323,7 +354,9 @@ static void hurt(struct task_struct *task)
 	put("H %lx %d %d ", (unsigned long)task, task->pid, verdict);
 	if (verdict > 0)
 		put_entries(verdict);
-	put(" %s\n", task->comm);
+	put(" ");
+	put_text(task->comm, true);
+	put("\n");
 }
 
 static void hurt_the_willing(void)
@@ -451,9 +484,8 @@ static int make_buffer(void)
 
 	rows_size = PAGE_ALIGN((size_t)buffer_kb << 10);
 	page_count = rows_size / PAGE_SIZE;
-	if (struct_size(header, page_address, page_count) > PAGE_SIZE)
-		return -E2BIG;
-	header = (void *)get_zeroed_page(GFP_KERNEL);
+	header_size = struct_size(header, page_address, page_count);
+	header = alloc_pages_exact(header_size, GFP_KERNEL | __GFP_ZERO);
 	rows = vzalloc(rows_size);
 	if (!header || !rows)
 		return -ENOMEM;
@@ -472,7 +504,8 @@ static void release(void)
 	if (proc_entry)
 		proc_remove(proc_entry);
 	vfree(rows);
-	free_page((unsigned long)header);
+	if (header)
+		free_pages_exact(header, header_size);
 }
 
 static int __init vmlab_oracle_init(void)

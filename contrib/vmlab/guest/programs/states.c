@@ -5,6 +5,7 @@
  *	states start PATTERN...	start those of such names, wait until they have settled
  *	states act NAME		enter a state of the kernel's own
  *	states crowd COUNT	start as many processes, asleep in a few ways
+ *	states threads COUNT	start as many threads in processes of all sizes
  *	states trigger FILE	fork a child that never runs, then write to FILE
  *	states kexec KERNEL INITRAMFS CMDLINE	load a kernel to run after a panic
  *
@@ -118,11 +119,15 @@ int main(int argc, char **argv)
 		start_crowd(atoi(argv[2]));
 		return 0;
 	}
+	if (argc == 3 && !strcmp(argv[1], "threads")) {
+		start_crowd_of_threads(atoi(argv[2]));
+		return 0;
+	}
 	if (argc == 3 && !strcmp(argv[1], "trigger"))
 		return trigger(argv[2]);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
 		return load_crash_kernel(argv[2], argv[3], argv[4]);
-	fprintf(stderr, "usage: states start PATTERN... | act NAME | crowd COUNT | trigger FILE | "
-			"kexec KERNEL INITRAMFS CMDLINE\n");
+	fprintf(stderr, "usage: states start PATTERN... | act NAME | crowd COUNT | "
+			"threads COUNT | trigger FILE | kexec KERNEL INITRAMFS CMDLINE\n");
 	return 2;
 }

@@ -68,13 +68,16 @@ struct state {
 #define BPF_STATES(X) X(bpf_syscall) X(bpf_fexit) X(bpf_module) X(bpf_lsm) X(bpf_spin)
 /* For tracefs to trace: see init. */
 #define TRACED_STATES(X) X(fg_nanosleep) X(fg_pipe)
+/* For whoever prints names. */
+#define HOSTILE_STATES(X) X(hostile)
 /* All but those that spin, which start later. */
 #define QUIET_STATES(X) TIME_STATES(X) IPC_STATES(X) FILE_STATES(X) PROCESS_STATES(X) \
-	FAULT_STATES(X) BPF_STATES(X) TRACED_STATES(X)
+	FAULT_STATES(X) BPF_STATES(X) TRACED_STATES(X) HOSTILE_STATES(X)
 
 QUIET_STATES(DECLARE_STATE)
 SPIN_STATES(DECLARE_STATE)
 
+void start_crowd_of_threads(int count);
 int trigger(const char *path);
 int load_crash_kernel(const char *kernel, const char *initramfs, const char *cmdline);
 
