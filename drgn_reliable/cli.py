@@ -37,6 +37,7 @@ from drgn_reliable.commands import (
     write_scan,
 )
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
+from drgn_reliable.exits import Exit
 from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.outfile import drop_standard_output, output
@@ -48,9 +49,9 @@ from drgn_reliable.tasks import Task
 
 __all__ = ("main", "make_parser")
 
-EXIT_USAGE = 2
-EXIT_DUMP = 3
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+EXIT_USAGE = Exit.USAGE
+EXIT_DUMP = Exit.DUMP
+EXIT_INTERRUPTED, EXIT_TERMINATED = Exit.INTERRUPTED, Exit.TERMINATED
 _FILES = ("FILE", "STORE", "OLD", "PATH|GLOB|MANIFEST")
 
 _EPILOG = """\
@@ -129,7 +130,7 @@ def _add(
         command.name,
         help=command.summary,
         description=fill(command.description, 80),
-        epilog=command.examples,
+        epilog=command.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for argument in command.arguments:
@@ -200,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all of Unicode
     logging.getLogger("drgn").addHandler(_DRGN)
-    args = make_parser().parse_args(argv)
+    args = _parse(argv)
     try:
         return _run(args)
     except UsageError as e:
@@ -221,6 +222,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("terminated", EXIT_TERMINATED)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        try:
+            return make_parser().parse_args(argv)
+        finally:
+            sys.stdout.flush()  # help, or a completion script
+    except BrokenPipeError:
+        drop_standard_output()
+        sys.exit(Exit.DONE)
 
 
 def _subject(args: argparse.Namespace) -> str:

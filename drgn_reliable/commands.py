@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
 from drgn_reliable.errors import UsageError
+from drgn_reliable.exits import GENERAL, Exit, Exits, exits_text
 from drgn_reliable.explain import explain_task
 from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
@@ -77,6 +78,15 @@ class Command:
     description: str
     examples: str
     arguments: tuple[Argument, ...]
+    exits: Exits
+    notes: str = ""
+    """Paragraphs that follow the examples."""
+
+    @property
+    def epilog(self) -> str:
+        """What follows the arguments in the command's help."""
+        parts = (f"examples:\n{self.examples}", self.notes, exits_text(self.exits))
+        return "\n".join(part for part in parts if part)
 
 
 _VERDICTS = """\
@@ -106,7 +116,6 @@ SCAN = Command(
     "say of every task whether its kernel stack trace is reliable, and why not",
     _VERDICTS,
     """\
-examples:
   drgn-reliable scan vmcore                        every task, what matters first
   drgn-reliable scan vmcore --only unreliable -v   traces and reasons of the unreliable
   drgn-reliable scan vmcore --task 1 --task 0xffff888100be8000 -v
@@ -114,13 +123,6 @@ examples:
   drgn-reliable scan vmcore --format json -o report.json
   drgn-reliable scan vmcore --format html -o report.html
   drgn-reliable scan vmcore --format folded | flamegraph.pl > stacks.svg
-
-exit status:
-  0  no task is unreliable (tasks running on a CPU do not count)
-  1  at least one of the tasks reported is unreliable, or the kernel has no
-     reliable stack trace
-  2  usage: an argument is wrong
-  3  the dump cannot be opened, lacks what is needed, or could not be read whole
 """,
     (
         argument(
@@ -156,6 +158,13 @@ exit status:
             "those that are alike share one",
         ),
     ),
+    {
+        Exit.DONE: "no task is unreliable (tasks running on a CPU do not count)",
+        Exit.FOUND: "at least one of the tasks reported is unreliable, or the kernel has no "
+        "reliable stack trace",
+        Exit.USAGE: GENERAL[Exit.USAGE],
+        Exit.DUMP: "the dump cannot be opened, lacks what is needed, or could not be read whole",
+    },
 )
 
 REASONS = Command(
@@ -165,7 +174,6 @@ REASONS = Command(
     "document, whether the kernel itself refuses the trace because of it or accepts it "
     "(advisory), and what it does to the proof.",
     """\
-examples:
   drgn-reliable reasons                   all of them, a line each
   drgn-reliable reasons kprobe-slot       all that is known of one
   drgn-reliable reasons --section 4.4     a section's
@@ -180,6 +188,7 @@ examples:
         _FACTS_FORMAT,
         argument("-v", "--verbose", action="store_true", help="show all that is known of each"),
     ),
+    {Exit.DONE: "the reasons were listed", Exit.USAGE: GENERAL[Exit.USAGE]},
 )
 
 INFO = Command(
@@ -192,11 +201,15 @@ INFO = Command(
     "task. What the dump would have to hold is `not in this dump`; what this kernel does not "
     "have at all is left out (null in JSON).",
     """\
-examples:
   drgn-reliable info vmcore
   drgn-reliable info vmcore --format json
 """,
     (_FACTS_FORMAT,),
+    {
+        Exit.DONE: "what is known was shown",
+        Exit.USAGE: GENERAL[Exit.USAGE],
+        Exit.DUMP: "the dump cannot be opened or lacks what is needed",
+    },
 )
 
 EXPLAIN = Command(
@@ -208,21 +221,9 @@ EXPLAIN = Command(
     "Then draw the stacks: which word is a return address, a saved register, a part of a struct "
     "pt_regs, and what merely looks like code.",
     """\
-examples:
   drgn-reliable explain vmcore 4711
   drgn-reliable explain vmcore 0xffff888100be8000 --words all
   drgn-reliable explain vmcore 1 --symbols vmlinux --symbols mod.ko.debug
-
-In formulas, *x is the word at x, and cfa the stack pointer before the call; all is
-assigned at once, but for cfa, which the others use. The first rule is followed; those after
-`also` are what it is held against. Where they lead to different callers, that is the reason
-providers-disagree. A scan looks for it in the tasks that the kernel refuses or that something
-is held against; explain does for every task.
-
-exit status:
-  0  the tasks were explained
-  2  usage: an argument is wrong, or there is no such task
-  3  the dump cannot be opened or lacks what is needed
 """,
     (
         argument(
@@ -234,6 +235,18 @@ exit status:
         ),
         _FACTS_FORMAT,
     ),
+    {
+        Exit.DONE: "the tasks were explained",
+        Exit.USAGE: "usage: an argument is wrong, or there is no such task",
+        Exit.DUMP: "the dump cannot be opened or lacks what is needed",
+    },
+    """\
+In formulas, *x is the word at x, and cfa the stack pointer before the call; all is
+assigned at once, but for cfa, which the others use. The first rule is followed; those after
+`also` are what it is held against. Where they lead to different callers, that is the reason
+providers-disagree. A scan looks for it in the tasks that the kernel refuses or that something
+is held against; explain does for every task.
+""",
 )
 
 KLP = Command(
@@ -244,17 +257,10 @@ KLP = Command(
     "unreliable stack, sleeping on a function of the patch), all such functions on its stack, what "
     "it waits for, and what to do. What the kernel's own log says of each task is compared.",
     """\
-examples:
   drgn-reliable klp vmcore                      why does it not finish
   drgn-reliable klp vmcore -v                   with stacks and every patched function
   drgn-reliable klp vmcore --only sleeping      one kind only
   drgn-reliable klp vmcore --format json
-
-exit status:
-  0  no transition, or all tasks would switch at the next attempt
-  1  stalled: at least one task cannot be switched
-  2  usage: an argument is wrong
-  3  the dump cannot be opened, lacks what is needed, or could not be read whole
 """,
     (
         argument(
@@ -272,6 +278,12 @@ exit status:
             help="show whole stacks, and every function of every patch",
         ),
     ),
+    {
+        Exit.DONE: "no transition, or all tasks would switch at the next attempt",
+        Exit.FOUND: "stalled: at least one task cannot be switched",
+        Exit.USAGE: GENERAL[Exit.USAGE],
+        Exit.DUMP: "the dump cannot be opened, lacks what is needed, or could not be read whole",
+    },
 )
 
 CAPSULE = Command(
@@ -282,19 +294,10 @@ CAPSULE = Command(
     "opens in plain drgn, and can be sent with a bug report. Kernel stacks can hold secrets "
     "(keys, file names, user data): look at who will read it.",
     """\
-examples:
   drgn-reliable capsule vmcore -o small.kdump
   drgn-reliable capsule vmcore -o one.kdump --task 4711
   drgn-reliable capsule vmcore -o code.kdump --add-text   for drgn to disassemble
   drgn-reliable capsule vmcore -o big.kdump --add-crash   opens in crash, too (x86_64)
-
-With --task, a scan of the capsule needs the same --task: of other tasks it has the task
-structure at most, and says that their stacks are not there.
-
-exit status:
-  0  the capsule was written and gives the same report
-  2  usage: an argument is wrong, or the capsule cannot be written
-  3  the dump cannot be opened, or the capsule would not give the same report
 """,
     (
         argument(
@@ -309,6 +312,15 @@ exit status:
         ),
         _FACTS_FORMAT,
     ),
+    {
+        Exit.DONE: "the capsule was written and gives the same report",
+        Exit.USAGE: "usage: an argument is wrong, or the capsule cannot be written",
+        Exit.DUMP: "the dump cannot be opened, or the capsule would not give the same report",
+    },
+    """\
+With --task, a scan of the capsule needs the same --task: of other tasks it has the task
+structure at most, and says that their stacks are not there.
+""",
 )
 
 Progress = Callable[[Iterable[Task], int], Iterable[Task]]
@@ -354,13 +366,13 @@ def write_scan(
         return render(report, args.format, Style(args.verbose, args.group, args.all), out)
 
 
-def exit_code(report: Scan | DumpReport, tally: Tally) -> int:
+def exit_code(report: Scan | DumpReport, tally: Tally) -> Exit:
     """The exit status that the scan's help documents."""
     if report.problems:
-        return 3
+        return Exit.DUMP
     verdicts = tally.counts()["kernel"]
     bad = (KernelVerdict.UNRELIABLE, KernelVerdict.UNSUPPORTED)
-    return int(any(verdicts[verdict.value] for verdict in bad))
+    return Exit.FOUND if any(verdicts[verdict.value] for verdict in bad) else Exit.DONE
 
 
 def run_explain(
@@ -410,9 +422,11 @@ def run_klp(
     return report
 
 
-def klp_exit_code(report: LivepatchReport) -> int:
+def klp_exit_code(report: LivepatchReport) -> Exit:
     """The exit status that the command's help documents."""
-    return 3 if report.problems else int(report.stalled)
+    if report.problems:
+        return Exit.DUMP
+    return Exit.FOUND if report.stalled else Exit.DONE
 
 
 def run_reasons(args: argparse.Namespace, out: TextIO) -> list[ReasonKind]:

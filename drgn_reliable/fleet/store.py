@@ -36,6 +36,7 @@ from drgn_reliable.version import VERSION
 __all__ = ("SCHEMA_VERSION", "Brief", "Store", "options_hash", "text_of_path")
 
 SCHEMA_VERSION = 1
+"""Of the tables (``schema.sql``); a store of another version is refused."""
 _APPLICATION = 0x6472726C
 """``PRAGMA application_id`` of a store: ``drrl``."""
 _LIMITED = ("timeout", "memory")
