@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import drgn_reliable
 from drgn_reliable.capsule import write_capsule
+from drgn_reliable.command import Command, at_least
 from drgn_reliable.commands import (
     CAPSULE,
     EXPLAIN,
@@ -25,7 +26,6 @@ from drgn_reliable.commands import (
     KLP,
     REASONS,
     SCAN,
-    Command,
     exit_code,
     klp_exit_code,
     run_explain,
@@ -41,6 +41,7 @@ from drgn_reliable.exits import Exit
 from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.outfile import drop_standard_output, output
+from drgn_reliable.parallel import MANY
 from drgn_reliable.qemu import Snapshot
 from drgn_reliable.render.visible import visible
 from drgn_reliable.report import Scanner
@@ -99,6 +100,13 @@ def make_parser() -> argparse.ArgumentParser:
     scan.add_argument(
         "-o", "--output", metavar="FILE", help="write the report to FILE, whole or not at all"
     ).complete = shtab.FILE  # type: ignore[attr-defined]
+    scan.add_argument(
+        "--jobs",
+        type=at_least(int, 1),
+        metavar="N",
+        help="processes that walk at once, each with the dump open; by default one, and for more "
+        f"than {MANY:,} tasks as many as there are CPUs, four at most",
+    )
     klp = _add(commands, KLP)
     _add_dump(klp, live=True)
     _add_tasks(klp, "look at this thread only")
@@ -283,7 +291,7 @@ def _run(args: argparse.Namespace) -> int:
         _warn(args, Scanner(kernel).warnings())
         return 0
     scan = start_scan(kernel, args, args.task, _progress)
-    with output(args.output, [args.dump] if args.dump else []) as out:
+    with scan, output(args.output, [args.dump] if args.dump else []) as out:
         tally = write_scan(kernel, scan, args, out)
     _warn(args, scan.warnings)
     for problem in scan.problems:

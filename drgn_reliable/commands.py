@@ -11,11 +11,12 @@ import argparse
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TextIO
 
+from drgn_reliable.command import Command, argument
 from drgn_reliable.errors import UsageError
-from drgn_reliable.exits import GENERAL, Exit, Exits, exits_text
+from drgn_reliable.exits import GENERAL, Exit
 from drgn_reliable.explain import explain_task
 from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
@@ -23,6 +24,7 @@ from drgn_reliable.fleet.onedump import one_dump_report
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.livepatch import Decision, LivepatchReport, analyse, analyse_living
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
+from drgn_reliable.parallel import ParallelScanner, walkers_for
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
 from drgn_reliable.render.explanation import write_explanations, write_explanations_json
@@ -41,9 +43,6 @@ __all__ = (
     "KLP",
     "REASONS",
     "SCAN",
-    "Argument",
-    "Command",
-    "argument",
     "exit_code",
     "klp_exit_code",
     "run_explain",
@@ -54,39 +53,6 @@ __all__ = (
     "start_scan",
     "write_scan",
 )
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument, as :meth:`argparse.ArgumentParser.add_argument` takes it."""
-
-    names: tuple[str, ...]
-    options: dict[str, Any]
-
-
-def argument(*names: str, **options: Any) -> Argument:
-    """An argument, written as :meth:`argparse.ArgumentParser.add_argument` is called."""
-    return Argument(names, options)
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a command is, for whatever front end offers it."""
-
-    name: str
-    summary: str
-    description: str
-    examples: str
-    arguments: tuple[Argument, ...]
-    exits: Exits
-    notes: str = ""
-    """Paragraphs that follow the examples."""
-
-    @property
-    def epilog(self) -> str:
-        """What follows the arguments in the command's help."""
-        parts = (f"examples:\n{self.examples}", self.notes, exits_text(self.exits))
-        return "\n".join(part for part in parts if part)
 
 
 _VERDICTS = """\
@@ -349,7 +315,12 @@ def start_scan(
         )
     every = kernel.tasks
     tasks = every.select(wanted) if wanted else progress(every, kernel.expected_tasks())
-    return Scan(Scanner(kernel), tasks, passes if args.only or args.reason else None)
+    walkers = 0 if wanted else walkers_for(kernel, getattr(args, "jobs", 1))
+    if walkers:
+        scanner: Scanner = ParallelScanner(kernel, walkers, args.symbols or (), args.vmcoreinfo)
+    else:
+        scanner = Scanner(kernel)
+    return Scan(scanner, tasks, passes if args.only or args.reason else None)
 
 
 def write_scan(

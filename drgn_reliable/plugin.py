@@ -16,12 +16,12 @@ from drgn import Program
 from drgn.commands import CommandArgumentError, argument
 from drgn.commands.linux import linux_kernel_command
 
+from drgn_reliable.command import Command
 from drgn_reliable.commands import (
     EXPLAIN,
     KLP,
     REASONS,
     SCAN,
-    Command,
     run_explain,
     run_klp,
     run_reasons,

@@ -21,7 +21,7 @@ from textwrap import wrap
 
 from drgn_reliable import commands
 from drgn_reliable.cli import make_parser
-from drgn_reliable.commands import Command
+from drgn_reliable.command import Command
 from drgn_reliable.exits import GENERAL, Exits, rows_of
 from drgn_reliable.fleet.commands import FLEET
 from drgn_reliable.version import VERSION

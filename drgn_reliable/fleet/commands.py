@@ -9,11 +9,11 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
-from drgn_reliable.commands import Command, argument
+from drgn_reliable.command import Command, argument, at_least
 from drgn_reliable.errors import UsageError
 from drgn_reliable.exits import Exit
 from drgn_reliable.fleet.changes import Changes, changes_between, changes_since
@@ -44,22 +44,6 @@ __all__ = ("EXIT_LOST", "FLEET", "Terminated", "run_fleet")
 EXIT_LOST = Exit.LOST
 """What should scan, or the store, was lost; another scan goes on where this one stopped."""
 
-N = TypeVar("N", int, float)
-
-
-def _at_least(kind: type[N], least: N) -> Callable[[str], N]:
-    def number(text: str) -> N:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not value >= least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {least}")
-        return value
-
-    return number
-
-
 SCAN = Command(
     "scan",
     "scan many dumps, each in a process of its own, into a store",
@@ -79,21 +63,21 @@ SCAN = Command(
         argument("--store", required=True, metavar="FILE", help="the SQLite file to add to"),
         argument(
             "--jobs",
-            type=_at_least(int, 1),
+            type=at_least(int, 1),
             default=len(os.sched_getaffinity(0)),
             metavar="N",
             help="how many dumps at a time (default: as many as this machine has CPUs)",
         ),
         argument(
             "--timeout",
-            type=_at_least(float, 0.001),
+            type=at_least(float, 0.001),
             default=Limits().seconds,
             metavar="S",
             help="seconds for each attempt at a dump (default: %(default)g)",
         ),
         argument(
             "--memory",
-            type=_at_least(int, 128),
+            type=at_least(int, 128),
             default=Limits().memory >> 20,
             metavar="MB",
             help="MiB of memory for each process, the mapped dump not counted (default: "
