@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -198,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all of Unicode
+    logging.getLogger("drgn").addHandler(_DRGN)
     args = make_parser().parse_args(argv)
     try:
         return _run(args)
@@ -226,8 +228,22 @@ def _subject(args: argparse.Namespace) -> str:
 
 
 def _fail(error: ReliableError | str, status: int) -> int:
-    print(f"drgn-reliable: {visible(str(error))}", file=sys.stderr)
+    _tell(str(error))
     return status
+
+
+def _tell(text: str) -> None:
+    print(f"drgn-reliable: {visible(text)}", file=sys.stderr)
+
+
+class _Teller(logging.Handler):
+    """Tells what drgn itself says of a dump."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell(record.getMessage())
+
+
+_DRGN = _Teller()
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -255,7 +271,7 @@ def _run(args: argparse.Namespace) -> int:
         _warn(args, Scanner(kernel).warnings())
         return 0
     scan = start_scan(kernel, args, args.task, _progress)
-    with output(args.output) as out:
+    with output(args.output, [args.dump] if args.dump else []) as out:
         tally = write_scan(kernel, scan, args, out)
     _warn(args, scan.warnings)
     for problem in scan.problems:
@@ -266,12 +282,12 @@ def _run(args: argparse.Namespace) -> int:
 def _warn(args: argparse.Namespace, warnings: Iterable[str]) -> None:
     """Tell of what a table has told of already."""
     for warning in warnings if args.format != "table" else ():
-        print(f"drgn-reliable: {visible(f'{args.dump}: warning: {warning}')}", file=sys.stderr)
+        _tell(f"{args.dump}: warning: {warning}")
 
 
 def _say_stood_still(snapshot: Snapshot) -> None:
     said = f"the guest stood still for {snapshot.seconds:.2f} seconds, and is {snapshot.status}"
-    print(f"drgn-reliable: {said}", file=sys.stderr)
+    _tell(said)
 
 
 def _capsule(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ page table walk does the rest.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ _CACHE_KEY = "drgn_reliable.dump"
 _FILES_KEY, _FRAMES_KEY = "drgn_reliable.module_files", "drgn_reliable.frame_files"
 _ET_REL = (b"\1\0", b"\0\1")
 """An ELF file's type, of one that is still to be linked, such as a module, in either order."""
+_RELEASE = re.compile(r"\w[\w.+~-]*", re.ASCII)
+"""A kernel's release that is a part of a file's name and no path."""
 _PHYSICAL_LIMIT = 1 << 52
 """One past the highest physical address of any architecture here."""
 _OWN_READER = ("loongarch64", "ppc64", "ppc64le", "s390x")
@@ -354,8 +357,7 @@ def find_debug_info(prog: Program, files: Sequence[str], search: bool) -> None:
     others: list[str] = []
     prog.cache[_FILES_KEY], prog.cache[_FRAMES_KEY] = of_modules, others
     if search and len(of_modules) == len(files):
-        prog.set_enabled_debug_info_finders(["standard"])
-        prog.find_standard_debug_info([main])
+        _search_standard_places(prog)
     for file in files:
         if file in of_modules:
             continue
@@ -368,6 +370,22 @@ def find_debug_info(prog: Program, files: Sequence[str], search: bool) -> None:
                     f"build ID is {main.build_id.hex() if main.build_id else 'unknown'}"
                 )
             others.append(file)
+
+
+def _search_standard_places(prog: Program) -> None:
+    """Look for the kernel's debug information in drgn's standard directories, and nowhere else: not
+    on the network, nor where a file's debug link leads. What lies there by a build ID is looked
+    for always, what lies there by a release only if that cannot lead elsewhere: both are the
+    dump's own words.
+    """
+    prog.set_enabled_debug_info_finders(["standard"])
+    options = prog.debug_info_options
+    options.try_module_name = options.try_debug_link = False
+    release = values_of(prog["VMCOREINFO"].string_().decode("ascii", "replace")).get("OSRELEASE")
+    if not release or not _RELEASE.fullmatch(release):
+        options.kernel_directories = ()
+    main, _ = next(prog.loaded_modules())
+    prog.find_standard_debug_info([main])
 
 
 def _is_module(path: str) -> bool:
