@@ -140,6 +140,7 @@ class TaskList:
             "stack": "stack",
             "references": "stack_refcount.refs.counter",
             "tasks": "tasks.next",
+            "tasks_before": "tasks.prev",
             "exit_state": "exit_state",
             "pid": "pid",
             "tgid": "tgid",
@@ -161,8 +162,10 @@ class TaskList:
         self._fields = self._layout.reader(
             "pid", "tgid", "cpu", "comm", "state", "exit_state", "on_cpu", "stack", "references",
             "saved_sp", "saved_pc", "saved_fp", "ret_stack", "ret_stack_used", "return_hooks",
-            "flags", "signal", "tasks", "thread_node", "thread_before",
+            "flags", "signal", "tasks", "thread_node", "thread_before", "tasks_before",
         )  # fmt: skip
+        self._tasks_before = self._thread_before = 0
+        """Where the lists lead back to from the task that was read last."""
         self._following: dict[int, int] = {}
         """Successors of the list nodes in the task structures that were read."""
         self._thread_head = Layout(prog.type("struct signal_struct"), {"head": "thread_head.next"})
@@ -187,11 +190,12 @@ class TaskList:
         (
             pid, tgid, cpu, comm, state, exit_state, on_cpu, stack, references,
             saved_sp, saved_pc, saved_fp, ret_stack, ret_stack_used, hooks, flags, signal,
-            tasks, thread_node, before,
+            tasks, thread_node, before, self._tasks_before,
         ) = self._fields(data)  # fmt: skip
         self._following[address + layout.offsets["tasks"]] = tasks
         node = address + layout.offsets["thread_node"]
         self._following[node] = thread_node
+        self._thread_before = before
         if before and before == thread_node:
             # Alone in its list, so the head leads to it.
             self._following[before] = node
@@ -267,15 +271,30 @@ class TaskList:
     def _threads(self) -> Iterator[Task]:
         tasks, node = self._layout.offsets["tasks"], self._layout.offsets["thread_node"]
         head = self._thread_head.offsets["head"]
+        reached_from = self._init_task + tasks
         for leader in self._follow("process list", self._init_task + tasks, tasks):
             first = self._read(leader)
-            if first is None:
-                continue
-            threads = first[1] + head & MASK
-            for thread in self._follow(f"threads of process {leader:#x}", threads, node):
-                found = first if thread == leader else self._read(thread)
-                if found:
-                    yield found[0]
+            if first is not None:
+                self._check("process list", leader, self._tasks_before, reached_from)
+                before_leader, thread_from = self._thread_before, first[1] + head & MASK
+                what = f"threads of process {leader:#x}"
+                for thread in self._follow(what, thread_from, node):
+                    found = first if thread == leader else self._read(thread)
+                    if found:
+                        before = before_leader if thread == leader else self._thread_before
+                        self._check(what, thread, before, thread_from)
+                        yield found[0]
+                    thread_from = thread + node & MASK
+            reached_from = leader + tasks & MASK
+
+    def _check(self, what: str, task: int, before: int, reached_from: int) -> None:
+        """See that a list leads back from a task the way it led there: a pointer that was
+        overwritten by that of a later task leaves those between out."""
+        if before != reached_from:
+            self.problems.append(
+                f"{what}: task {task:#x} was reached from {reached_from:#x}, but leads back to "
+                f"{before:#x}; tasks between may be missing from this report"
+            )
 
     def _possible_cpus(self) -> list[int]:
         try:
@@ -297,5 +316,6 @@ class TaskList:
                 continue
             found = self._read(idle)
             if found:
-                found[0].kind = TaskKind.IDLE
+                if found[0].kind is TaskKind.KTHREAD:  # else its flags are not an idle task's
+                    found[0].kind = TaskKind.IDLE
                 yield found[0]

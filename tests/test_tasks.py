@@ -376,10 +376,28 @@ def test_a_task_structure_of_which_only_the_list_nodes_are_left() -> None:
     left = tasks.node("thread_node", 13)
     tasks.memory.put_words(left, tasks.node("thread_node", 11), tasks.node("thread_node", 10))
     tasks.memory.put_words(tasks.node("thread_node", 10), left)
+    tasks.memory.put_words(tasks.node("thread_node", 11) + 8, left)
     listed = tasks.list()
     assert pids(listed) == [10, 11, 12, 0]
     (problem,) = listed.problems
     assert problem.startswith(f"task {tasks.at(13):#x}: structure not readable")
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "to", "listed_pids"),
+    [("tasks", 1, 20, [1, 20, 0]), ("thread_node", 10, 12, [1, 10, 12, 20, 0])],
+)
+def test_a_pointer_that_leads_past_tasks_is_told(
+    name: str, at: int, to: int, listed_pids: list[int]
+) -> None:
+    """A pointer overwritten by that of a later task: the list is whole, but does not lead back."""
+    tasks = three_processes()
+    tasks.memory.put_words(tasks.node(name, at), tasks.node(name, to))
+    listed = tasks.list()
+    assert pids(listed) == listed_pids
+    (problem,) = listed.problems
+    assert f"task {tasks.at(to):#x} was reached from {tasks.node(name, at):#x}" in problem
+    assert problem.endswith("tasks between may be missing from this report")
 
 
 def test_a_process_whose_leader_is_not_readable_but_for_its_list_node() -> None:
@@ -392,6 +410,7 @@ def test_a_process_whose_leader_is_not_readable_but_for_its_list_node() -> None:
     left = tasks.node("tasks", 30)
     tasks.memory.put_words(left, tasks.node("tasks", 20), tasks.node("tasks", 1))
     tasks.memory.put_words(tasks.node("tasks", 1), left)
+    tasks.memory.put_words(tasks.node("tasks", 20) + 8, left)
     listed = tasks.list()
     assert pids(listed) == [1, 20, 0]
     (problem,) = listed.problems

@@ -14,6 +14,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -111,7 +112,7 @@ class Trials:
 
     def mutation(self, number: int) -> tuple[Kind, Damage]:
         """What a number means."""
-        rng = Random(f"{self.seed}:{number}")
+        rng = Random(f"{self.seed}:{number}:{Path(self.s.path).name}")
         weights = [kind.weight for kind in self.kinds]
         for _ in range(1000):
             (kind,) = rng.choices(self.kinds, weights)
