@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,10 @@ Mutate = Callable[[bytes, random.Random], bytes]
 
 SECONDS = 5.0
 """A run may take; none takes a tenth of it on an idle machine."""
+
+MEMORY = 3 << 29
+"""Bytes that a run may take beside what the process has: the largest read of a flattened file is
+1 GiB."""
 
 
 class Contradiction(AssertionError):
@@ -57,9 +62,9 @@ class Finding:
 
 
 def run_once(harness: Harness, data: bytes, seconds: float = SECONDS) -> Finding | None:
-    """Run a harness on some bytes, in time; what was found, if anything."""
+    """Run a harness on some bytes, in time and memory; what was found, if anything."""
     try:
-        with _in_time(seconds):
+        with _in_time(seconds), _in_memory(MEMORY):
             harness.run(data)
     except KeyboardInterrupt:
         raise
@@ -80,6 +85,18 @@ def finding_of(harness: Harness, data: bytes, error: BaseException) -> Finding:
         where = ""  # it can be anywhere
     what = f"{type(error).__name__}{where}"
     return Finding(harness.name, what, data, "".join(traceback.format_exception(error)))
+
+
+@contextmanager
+def _in_memory(most: int) -> Iterator[None]:
+    with open("/proc/self/statm") as file:
+        data = int(file.read().split()[5]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (data + most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 @contextmanager

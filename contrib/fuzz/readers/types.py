@@ -87,7 +87,9 @@ def _make_types(data: bytes) -> bool:
         with suppress(MissingInformation):
             type_ = types.type(blob, type_id)
             size_of(type_)
-            names = [member.name for member in blob.members(type_id) if _is_name(member.name)][:12]
+            names = [member.name for member in blob.members(type_id) if member.name.isidentifier()][
+                :12
+            ]
             for name in names:
                 read += _use_member(type_, name)
             with suppress(MissingInformation):
@@ -102,18 +104,14 @@ def _make_types(data: bytes) -> bool:
     return read > 0
 
 
-def _is_name(text: str) -> bool:
-    return text.isascii() and text.isidentifier()
-
-
 def _use_member(type_: Type, name: str) -> bool:
     """Ask for all of a member; gives whether it can be read."""
     read = False
     for ask in (member_offset, member_type, pointed_type):
-        with suppress(MissingInformation):
+        with suppress(MissingInformation, SyntaxError):  # a keyword of C is no name
             ask(type_, name)
     for text in ((), (name,)):
-        with suppress(MissingInformation):
+        with suppress(MissingInformation, SyntaxError):
             if Layout(type_, {name: name}, text=text).size > 1 << 20:
                 raise Contradiction(f"more than 1 MiB are read for {name}")
             read = True
