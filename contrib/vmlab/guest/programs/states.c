@@ -5,6 +5,7 @@
  *	states start PATTERN...	start those of such names, wait until they have settled
  *	states act NAME		enter a state of the kernel's own
  *	states crowd COUNT	start as many processes, asleep in a few ways
+ *	states move		start some that never stay where they are, or at all
  *	states trigger FILE	fork a child that never runs, then write to FILE
  *	states kexec KERNEL INITRAMFS CMDLINE	load a kernel to run after a panic
  *
@@ -118,11 +119,13 @@ int main(int argc, char **argv)
 		start_crowd(atoi(argv[2]));
 		return 0;
 	}
+	if (argc == 2 && !strcmp(argv[1], "move"))
+		return move();
 	if (argc == 3 && !strcmp(argv[1], "trigger"))
 		return trigger(argv[2]);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
 		return load_crash_kernel(argv[2], argv[3], argv[4]);
-	fprintf(stderr, "usage: states start PATTERN... | act NAME | crowd COUNT | trigger FILE | "
-			"kexec KERNEL INITRAMFS CMDLINE\n");
+	fprintf(stderr, "usage: states start PATTERN... | act NAME | crowd COUNT | move | "
+			"trigger FILE | kexec KERNEL INITRAMFS CMDLINE\n");
 	return 2;
 }

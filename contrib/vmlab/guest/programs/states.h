@@ -76,6 +76,7 @@ QUIET_STATES(DECLARE_STATE)
 SPIN_STATES(DECLARE_STATE)
 
 int trigger(const char *path);
+int move(void);
 int load_crash_kernel(const char *kernel, const char *initramfs, const char *cmdline);
 
 /* ---- helpers: states_common.c ---- */
