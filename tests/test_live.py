@@ -27,7 +27,7 @@ from drgn_reliable.kcore import check_kcore
 from drgn_reliable.opening import opened_dump
 from drgn_reliable.report import Scanner
 from tests.conftest import scan_dump
-from tests.dumps import DUMPS
+from tests.dumps import DUMPS, TRANSITIONS
 from tests.living import Living
 
 DUMP = next(dump for dump in DUMPS if dump.name == "x86_64-6.12.kdump")
@@ -295,7 +295,7 @@ def test_code_that_never_rests_is_a_problem(living: Living) -> None:
 
 def test_a_transition_that_ends_meanwhile_is_a_problem() -> None:
     """What klp says of a transition that is no more would mislead."""
-    dump = next(dump for dump in DUMPS if dump.name == "KLPNAME")
+    dump = next(dump for dump in TRANSITIONS if dump.name.endswith("x86_64-6.12-user.kdump"))
     living = Living(dump)
     kernel = living.kernel()
     args = argparse.Namespace(format="json", only=[], verbose=False)

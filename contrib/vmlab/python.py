@@ -7,6 +7,7 @@ compiled here, for a guest without KVM takes minutes to do so.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import os
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import drgn_reliable
@@ -38,7 +38,8 @@ UNWANTED = shutil.ignore_patterns(
     *("config-3*", "*.a", "*.pyi", "_cffi.*", "gconv", "perl*", "terminfo", "dist-packages"),
 )
 """What no program imports here."""
-EXTRA = re.compile(r"; *extra\b|^drgn-reliable")
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+DEPENDENCIES = re.compile(r"^dependencies = (\[.*?^\])", re.MULTILINE | re.DOTALL)
 
 
 def archive(apt: Apt, cache: Path, machine: MachineType, say: Say) -> tuple[bytes, str]:
@@ -60,9 +61,11 @@ def archive(apt: Apt, cache: Path, machine: MachineType, say: Say) -> tuple[byte
 
 
 def requirements() -> list[str]:
-    """What this package needs, without what it offers beside that."""
-    found = metadata.requires("drgn-reliable") or []
-    return sorted(line for line in found if not EXTRA.search(line))
+    """What this package needs, as its project says: what is installed here may be older."""
+    found = DEPENDENCIES.search(PROJECT.read_text())
+    if found is None:
+        raise PackageError(f"{PROJECT.name} has no dependencies")
+    return list(ast.literal_eval(found[1]))
 
 
 def _interpreter(root: Path) -> str:
