@@ -37,7 +37,7 @@ def pack(
     image.file("etc/steps", "".join(f"{step}\n" for step in scenario.workload.steps))
     settings = _settings(scenario.workload)
     settings["INTERRUPT"] = "1" if scenario.dump.hold == "interrupt" else ""
-    settings["GLANCE"] = "1" if scenario.dump.how == "glance" else ""
+    settings["GLANCE"] = "1" if scenario.dump.how in ("live", "glance") else ""
     settings["PYTHON"] = interpreter
     if scenario.dump.how == "kdump":
         settings["CRASH"] = f"console={machine.console} rdinit=/init reset_devices nr_cpus=1"

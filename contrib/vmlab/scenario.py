@@ -70,8 +70,8 @@ class Dump:
     """How the dump is taken.
 
     With "qmp", QEMU writes it in this format. With "kdump", a crash kernel does, by
-    makedumpfile with these arguments, after a panic. With "live" and "glance" there is none:
-    the guest observes itself, or goes on and has its verdicts taken again and again.
+    makedumpfile with these arguments, after a panic. With "glance" there is none: the guest
+    goes on, and has its verdicts taken again and again. With "live" it scans itself before that.
     """
 
     how: str = "qmp"

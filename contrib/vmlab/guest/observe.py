@@ -168,5 +168,3 @@ try:
 except BaseException as error:
     traceback.print_exc()
     say(f"failed: {error!r}")
-while True:
-    time.sleep(1000)

@@ -3,9 +3,9 @@
 #include "states.h"
 
 #define MOVERS 6
-#define SHORT_NS 200000
-#define PAUSE_MS 5
-#define LIFE_MS 30
+#define SHORT_NS 1000000
+#define PAUSE_MS 40
+#define LIFE_MS 60
 
 /* Asleep in one system call or in another, hardly ever twice at the same look. */
 static void move_about(void)
