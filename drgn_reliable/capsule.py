@@ -77,6 +77,7 @@ def write_capsule(
     crash: bool = False,
     progress: Progress = iter,
     watch: Watch = unwatched,
+    prog: Program | None = None,
 ) -> CapsuleSummary:
     """Write the capsule of a dump, complete or not at all.
 
@@ -89,6 +90,7 @@ def write_capsule(
         structures, memory management, the kernel log.
     :param progress: wraps the tasks as they are walked.
     :param watch: as for :func:`drgn_reliable.opening.open_dump`.
+    :param prog: is taken where the dump was opened already; the path then only says what it is.
     :raises DumpError: if the dump cannot be analysed, or if the capsule would not give the same
         report.
     :raises UsageError: for a task that is not there, for one task or another architecture with
@@ -99,7 +101,7 @@ def write_capsule(
         raise UsageError(f"--output {output}: the dump itself; name another file")
     if crash and wanted:
         raise UsageError("--add-crash keeps every task's stack; leave out --task")
-    kernel = Kernel(open_dump(path, symbols, watch, vmcoreinfo))
+    kernel = Kernel(prog or open_dump(path, symbols, watch, vmcoreinfo))
     if crash and kernel.architecture != "x86_64":
         raise UsageError(
             f"--add-crash: what crash reads is not known for {kernel.architecture}, only for x86_64"

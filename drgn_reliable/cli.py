@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -31,17 +32,19 @@ from drgn_reliable.commands import (
     run_info,
     run_klp,
     run_reasons,
-    run_scan,
     show_capsule,
+    start_scan,
+    write_scan,
 )
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
 from drgn_reliable.exits import Exit
 from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.opening import open_dump
 from drgn_reliable.outfile import drop_standard_output, output
+from drgn_reliable.qemu import Snapshot
 from drgn_reliable.render.visible import visible
 from drgn_reliable.report import Scanner
+from drgn_reliable.target import CommandParser, check_target, open_target
 from drgn_reliable.tasks import Task
 
 __all__ = ("main", "make_parser")
@@ -58,6 +61,8 @@ examples:
   drgn-reliable klp vmcore                  why does the livepatch not finish
   drgn-reliable explain vmcore 4711         how one task's verdicts came about
   drgn-reliable info vmcore                 what kernel is in it
+  drgn-reliable scan --live                 the kernel that runs here
+  drgn-reliable scan --qemu SOCKET          that of a QEMU guest, as it is now
   drgn-reliable fleet scan /var/crash --store fleet.db    many dumps
   drgn-reliable reasons                     what can make a trace unreliable
 
@@ -85,25 +90,28 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=drgn_reliable.__version__)
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for SHELL")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
+    )
     scan = _add(commands, SCAN)
-    _add_dump(scan)
+    _add_dump(scan, live=True)
     _add_tasks(scan, "only this thread")
     scan.add_argument(
         "-o", "--output", metavar="FILE", help="write the report to FILE, whole or not at all"
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     klp = _add(commands, KLP)
-    _add_dump(klp)
+    _add_dump(klp, live=True)
     _add_tasks(klp, "look at this thread only")
     explain = _add(commands, EXPLAIN)
-    _add_dump(explain)
+    explain.set_defaults(intermixed=True)
+    _add_dump(explain, live=True)
     explain.add_argument(
         "task",
         nargs="+",
         metavar="PID|ADDR",
         help="a thread (PID 0: the idle tasks), or the address of its task_struct",
     )
-    _add_dump(_add(commands, INFO))
+    _add_dump(_add(commands, INFO), live=True)
     capsule = _add(commands, CAPSULE)
     _add_dump(capsule)
     _add_tasks(capsule, "keep the stack of this thread only")
@@ -116,7 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command
+    commands: argparse._SubParsersAction[CommandParser], command: Command
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         command.name,
@@ -132,7 +140,7 @@ def _add(
     return parser
 
 
-def _add_fleet(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_fleet(commands: argparse._SubParsersAction[CommandParser]) -> None:
     fleet = commands.add_parser(
         "fleet",
         help="scan many dumps, and say what they have in common",
@@ -153,11 +161,24 @@ def _add_tasks(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def _add_dump(parser: argparse.ArgumentParser) -> None:
+def _add_dump(parser: argparse.ArgumentParser, *, live: bool = False) -> None:
     parser.add_argument(
         "dump",
         metavar="DUMP",
+        nargs="?",
         help="a vmcore: ELF or kdump-compressed; flattened or not; also as .gz, .xz, .zst, .bz2",
+    ).complete = shtab.FILE  # type: ignore[attr-defined]
+    if live:
+        parser.add_argument(
+            "--live",
+            action="store_true",
+            help="instead of a DUMP: the kernel that runs on this machine (/proc/kcore; root)",
+        )
+    parser.add_argument(
+        "--qemu",
+        metavar="SOCKET",
+        help="instead of a DUMP: the guest of the QEMU with this QMP socket, as it is now; it "
+        "stands still while QEMU copies its memory to a temporary file (TMPDIR), and goes on",
     ).complete = shtab.FILE  # type: ignore[attr-defined]
     parser.add_argument(
         "--symbols",
@@ -179,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all of Unicode
+    logging.getLogger("drgn").addHandler(_DRGN)
     args = _parse(argv)
     try:
         return _run(args)
@@ -218,8 +240,22 @@ def _subject(args: argparse.Namespace) -> str:
 
 
 def _fail(error: ReliableError | str, status: int) -> int:
-    print(f"drgn-reliable: {visible(str(error))}", file=sys.stderr)
+    _tell(str(error))
     return status
+
+
+def _tell(text: str) -> None:
+    print(f"drgn-reliable: {visible(text)}", file=sys.stderr)
+
+
+class _Teller(logging.Handler):
+    """Tells what drgn itself says of a dump."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell(record.getMessage())
+
+
+_DRGN = _Teller()
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -229,9 +265,10 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     if args.command == "fleet":
         return run_fleet(args)
+    check_target(args)
     if args.command == CAPSULE.name:
         return _capsule(args)
-    kernel = Kernel(open_dump(args.dump, args.symbols, _watch, args.vmcoreinfo))
+    kernel = Kernel(open_target(args, _watch, _say_stood_still))
     if args.command == INFO.name:
         run_info(kernel, args, sys.stdout)
         sys.stdout.flush()
@@ -245,21 +282,28 @@ def _run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         _warn(args, Scanner(kernel).warnings())
         return 0
-    with output(args.output) as out:
-        report = run_scan(kernel, args, args.task, out, _progress)
-    _warn(args, report.warnings)
-    for problem in report.problems:
+    scan = start_scan(kernel, args, args.task, _progress)
+    with output(args.output, [args.dump] if args.dump else []) as out:
+        tally = write_scan(kernel, scan, args, out)
+    _warn(args, scan.warnings)
+    for problem in scan.problems:
         _fail(f"{args.dump}: {problem}", EXIT_DUMP)
-    return exit_code(report)
+    return exit_code(scan, tally)
 
 
 def _warn(args: argparse.Namespace, warnings: Iterable[str]) -> None:
     """Tell of what a table has told of already."""
     for warning in warnings if args.format != "table" else ():
-        print(f"drgn-reliable: {visible(f'{args.dump}: warning: {warning}')}", file=sys.stderr)
+        _tell(f"{args.dump}: warning: {warning}")
+
+
+def _say_stood_still(snapshot: Snapshot) -> None:
+    said = f"the guest stood still for {snapshot.seconds:.2f} seconds, and is {snapshot.status}"
+    _tell(said)
 
 
 def _capsule(args: argparse.Namespace) -> int:
+    prog = open_target(args, _watch, _say_stood_still) if args.qemu else None
     try:
         made = write_capsule(
             args.dump,
@@ -271,6 +315,7 @@ def _capsule(args: argparse.Namespace) -> int:
             crash=args.add_crash,
             progress=lambda tasks: _progress(tasks, 0),
             watch=_watch,
+            prog=prog,
         )
     except OSError as e:
         raise UsageError(f"--output {args.output}: cannot be written ({e.strerror})") from e

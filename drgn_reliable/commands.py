@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
@@ -20,7 +21,7 @@ from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.fleet.onedump import one_dump_report
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.livepatch import Decision, LivepatchReport, analyse
+from drgn_reliable.livepatch import Decision, LivepatchReport, analyse, analyse_living
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
@@ -29,8 +30,8 @@ from drgn_reliable.render.livepatch import write_livepatch, write_livepatch_json
 from drgn_reliable.render.machine import capsule_dict
 from drgn_reliable.render.page import write_page
 from drgn_reliable.render.table import write_capsule_summary, write_facts, write_reasons
-from drgn_reliable.report import Scanner, collector_paused
-from drgn_reliable.selection import ONLY, Filter, by_importance, check_reasons
+from drgn_reliable.report import Scan, Scanner, collector_paused
+from drgn_reliable.selection import ONLY, Filter, Tally, check_reasons
 from drgn_reliable.tasks import Task
 
 __all__ = (
@@ -49,8 +50,9 @@ __all__ = (
     "run_info",
     "run_klp",
     "run_reasons",
-    "run_scan",
     "show_capsule",
+    "start_scan",
+    "write_scan",
 )
 
 
@@ -148,6 +150,12 @@ SCAN = Command(
             "--group",
             action="store_true",
             help="show identical stacks once, with the tasks that share them",
+        ),
+        argument(
+            "--all",
+            action="store_true",
+            help="give every task a line of its own; without it, of more than a thousand tasks "
+            "those that are alike share one",
         ),
     ),
     {
@@ -322,44 +330,49 @@ def _no_progress(tasks: Iterable[Task], total: int) -> Iterable[Task]:
     return tasks
 
 
-def run_scan(
+def start_scan(
     kernel: Kernel,
     args: argparse.Namespace,
     wanted: Sequence[str],
-    out: TextIO,
     progress: Progress = _no_progress,
-) -> DumpReport:
-    """Walk the wanted tasks (all if none is named), write the report and return it.
+) -> Scan:
+    """A scan of the wanted tasks (all if none is named), of which none has been walked yet.
 
     :param wanted: PIDs or task addresses.
-    :raises UsageError: if an argument is wrong; nothing has been written then.
+    :raises UsageError: if an argument is wrong.
     """
     passes = Filter(args.only, args.reason)
-    if args.format != "table" and (args.verbose or args.group):
+    if args.format != "table" and (args.verbose or args.group or args.all):
         raise UsageError(
-            f"--verbose and --group are for tables; --format {args.format} has every frame"
+            "--verbose, --group and --all are for tables; "
+            f"--format {args.format} has every task and frame"
         )
-    scanner = Scanner(kernel)
     every = kernel.tasks
     tasks = every.select(wanted) if wanted else progress(every, kernel.expected_tasks())
+    return Scan(Scanner(kernel), tasks, passes if args.only or args.reason else None)
+
+
+def write_scan(
+    kernel: Kernel, report: Scan | DumpReport, args: argparse.Namespace, out: TextIO
+) -> Tally:
+    """Write a report, and say how many tasks were what."""
     with collector_paused():
-        reports = [report for report in scanner.reports(tasks) if passes(report)]
-    if args.format == "table":
-        reports = by_importance(reports)
-    report = scanner.dump_report(kernel.path, reports)
-    if args.format == "html":
-        write_page(one_dump_report(kernel, report), out)
-    else:
-        render(report, args.format, Style(args.verbose, args.group), out)
-    return report
+        if args.format == "html":
+            tally = Tally()
+            whole = report.whole() if isinstance(report, Scan) else report
+            deque(tally.over(whole.tasks), maxlen=0)
+            write_page(one_dump_report(kernel, whole), out)
+            return tally
+        return render(report, args.format, Style(args.verbose, args.group, args.all), out)
 
 
-def exit_code(report: DumpReport) -> Exit:
+def exit_code(report: Scan | DumpReport, tally: Tally) -> Exit:
     """The exit status that the scan's help documents."""
     if report.problems:
         return Exit.DUMP
+    verdicts = tally.counts()["kernel"]
     bad = (KernelVerdict.UNRELIABLE, KernelVerdict.UNSUPPORTED)
-    return Exit.FOUND if any(task.kernel.verdict in bad for task in report.tasks) else Exit.DONE
+    return Exit.FOUND if any(verdicts[verdict.value] for verdict in bad) else Exit.DONE
 
 
 def run_explain(
@@ -395,7 +408,9 @@ def run_klp(
     every = kernel.tasks
     chosen = {task.address for task in every.select(wanted)} if wanted else None
     with collector_paused():
-        report = analyse(kernel, progress(every, kernel.expected_tasks()), chosen)
+        tasks = progress(every, kernel.expected_tasks())
+        look = analyse_living if kernel.live else analyse
+        report = look(kernel, tasks, chosen)
     shown = report
     if args.only:
         fitting = tuple(task for task in report.tasks if task.decision.value in args.only)

@@ -24,8 +24,15 @@ __all__ = ("explain_task", "explain_walk")
 
 
 def explain_task(kernel: Kernel, task: Task) -> Explanation:
-    """Walk a task's stack and keep everything that a person needs to check the verdicts."""
-    return explain_walk(kernel.unwinder, task, supported=kernel.supports_reliable)
+    """Walk a task's stack and keep everything that a person needs to check the verdicts.
+
+    :raises DumpError: in a living kernel, if the task ran meanwhile, at every attempt, or ended.
+    """
+
+    def explained(task: Task) -> Explanation:
+        return explain_walk(kernel.unwinder, task, supported=kernel.supports_reliable)
+
+    return kernel.live.still(task, explained) if kernel.live else explained(task)
 
 
 def explain_walk(unwinder: StackUnwinder[Any], task: Task, *, supported: bool) -> Explanation:

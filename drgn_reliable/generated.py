@@ -87,7 +87,7 @@ class GeneratedText:
     def __init__(self, prog: Program, symbols: Symbols, page_size: int) -> None:
         self._prog = prog
         self._symbols = symbols
-        self._page_size = page_size
+        self.page_size = page_size
         self.problems: list[str] = []
 
     def ftrace(self, address: int) -> FtraceTrampoline | None:
@@ -101,6 +101,10 @@ class GeneratedText:
     def bpf(self, address: int) -> BpfText | None:
         """``bpf_ksym_find()``."""
         return next((b for b in self._bpf if b.start <= address <= b.last), None)
+
+    def everything(self) -> tuple[NamedTuple, ...]:
+        """All the generated text that there is."""
+        return (*self._ftrace, *self._kprobe_pages, *self._bpf)
 
     def _collect(self, what: str, found: Callable[[], Iterator[_T]]) -> list[_T]:
         """All that a walk of a kernel list yields before the list turns out to be broken."""
@@ -184,7 +188,7 @@ class GeneratedText:
         head = cache + caches.offsets["pages"]
         for page in container_nodes(self._prog, head, layout.offsets["list"], _LIST_LIMIT):
             start = layout.read(self._prog, page)["insns"]
-            yield KprobePage(start, start + self._page_size, optimised)
+            yield KprobePage(start, start + self.page_size, optimised)
 
     @cached_property
     def _bpf(self) -> list[BpfText]:

@@ -4,7 +4,8 @@
 Error numbers of the kernel's answer, negative as the kernel returns them:
 
 * ``-EINVAL`` (-22): ``stack_trace_save_tsk_reliable()`` found the trace unreliable;
-* ``-EBUSY`` (-16): the task was running; the livepatch code does not ask for its stack;
+* ``-EBUSY`` (-16): the task was running; the livepatch code does not ask for its stack. Of a
+  living kernel also: it ran while its stack was read (:mod:`drgn_reliable.live`);
 * ``-ENOSYS`` (-38): that kernel has no reliable stack trace;
 * ``-EFAULT`` (-14): the dump lacks memory that the kernel itself could read. What the kernel
   would have answered cannot be known, and is never taken to be "reliable".

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from drgn import (
     FaultError,
     Program,
+    ProgramFlags,
 )
 
 from drgn_reliable.arch.base import Parts
@@ -23,6 +24,7 @@ from drgn_reliable.errors import DumpError, MissingInformation, UnsupportedKerne
 from drgn_reliable.files.vmcoreinfo import number_in, values_of
 from drgn_reliable.frameinfo import FrameInformation
 from drgn_reliable.generated import GeneratedText
+from drgn_reliable.live import LiveKernel, LiveTaskList, no_registers
 from drgn_reliable.memory import (
     BrokenList,
     Layout,
@@ -84,8 +86,13 @@ class Kernel:
         self.problems: list[str] = list(dump.problems) if dump else []
         """What keeps a scan from seeing everything, one line each."""
         self.types = self._provide_types()
+        living = bool(prog.flags & ProgramFlags.IS_LIVE)
+        self._given_registers = no_registers if living else cpu_registers
+        self.live: LiveKernel | None = None
+        """What sees that nothing moves while it is read; None of a dump, in which nothing does."""
         try:
-            self._assemble(cpu_registers)
+            self.assemble()
+            self.live = LiveKernel(self) if living else None
         except BtfError as e:
             raise MissingInformation(
                 f"no types: the kernel's BTF is damaged ({e}); name the kernel's vmlinux with "
@@ -97,10 +104,12 @@ class Kernel:
                 "vmlinux with --symbols"
             ) from e
 
-    def _assemble(self, cpu_registers: Callable[[Task], Mapping[str, int] | None] | None) -> None:
+    def assemble(self) -> None:
+        """Read what the kernel has lists of (modules, generated code), and make all that depends on
+        them; again, if they have changed."""
         prog, symbols, arch = self.prog, self.symbols, ARCHITECTURES[self.architecture]
         self.facts = arch.facts(prog, symbols)
-        self.cpu_registers = cpu_registers or CrashRegisters(
+        self.cpu_registers = self._given_registers or CrashRegisters(
             prog,
             symbols,
             self.facts.status_offsets,
@@ -117,7 +126,8 @@ class Kernel:
         self.text = Text(
             prog, symbols, self.modules, self.generated, arch.code, trampolines, self.owners
         )
-        self.tasks = TaskList(prog, symbols, arch.saved, self.probes.task_list)
+        task_list = LiveTaskList if prog.flags & ProgramFlags.IS_LIVE else TaskList
+        self.tasks = task_list(prog, symbols, arch.saved, self.probes.task_list)
         offset = number_in(self.vmcoreinfo, "KERNELOFFSET", 0, 16)
         self.unwind_data = UnwindData(
             prog, symbols, self.modules, module_files(prog), frame_files(prog), offset

@@ -40,6 +40,7 @@ __all__ = (
     "PendingTask",
     "Transition",
     "analyse",
+    "analyse_living",
     "checked_functions",
     "each_version",
     "grouped",
@@ -310,6 +311,29 @@ def analyse(
         differences=tuple(differences),
         problems=tuple(looked.problems()),
     )
+
+
+def analyse_living(
+    kernel: Kernel, tasks: Iterable[Task] | None = None, only: Collection[int] | None = None
+) -> LivepatchReport:
+    """The same of a kernel that runs: the stacks are walked before anything else is looked at, and
+    a transition that ended or turned meanwhile is a problem.
+
+    :param tasks: see :func:`analyse`, and so the others.
+    """
+    every = list(kernel.tasks if tasks is None else tasks)
+    chosen = {task.address for task in every} if only is None else set(only)
+    wanted = (task for task in every if task.address in chosen)
+    reports = {report.task: report for report in Scanner(kernel).reports(wanted)}
+    ended = chosen - set(reports)
+    left = [task for task in every if task.address not in ended]
+    found = analyse(kernel, left, only, lambda task: reports[task.address])
+    patches = kernel.owners.patches
+    patch = found.transition.patch if found.transition else None
+    if kernel.live and kernel.live.transition_changed(patch, patches.target):
+        problem = "the transition ended, began or turned while it was looked at; look again"
+        found = replace(found, problems=(*found.problems, problem))
+    return found
 
 
 class _Looked:

@@ -403,6 +403,10 @@ class StackMemory:
         """Like :meth:`word`, for a word that decides nothing: it is only told."""
         return self.word(address)
 
+    def elsewhere(self, address: int) -> int | None:
+        """Like :meth:`glance`, for a word that decides nothing unless it points into the stack."""
+        return self.word(address)
+
     def holds(self, address: int, value: int) -> bool | None:
         """Whether the word at an address is a certain one, where any other tells nothing."""
         found = self.word(address)

@@ -101,6 +101,11 @@ class Code:
     replaces; None if the dump does not tell or there is nothing to tell."""
 
     @property
+    def function(self) -> str:
+        """The function's name, or the address where it has none."""
+        return self.symbol or f"{self.pc:#x}"
+
+    @property
     def purpose(self) -> str:
         """What the code is there for, in words; empty for an ordinary function."""
         if self.role is CodeRole.FUNCTION:
@@ -164,7 +169,7 @@ class Frame(NamedTuple):
     @property
     def function(self) -> str:
         """The function's name, or the address where it has none."""
-        return self.code.symbol or f"{self.code.pc:#x}"
+        return self.code.function
 
 
 class Trace(NamedTuple):
@@ -190,8 +195,10 @@ class Frames(Sequence[Frame]):
         self.base = base
 
     @classmethod
-    def of(cls, frames: Iterable[Frame], base: int) -> Frames:
-        """The frames of one walk."""
+    def of(cls, frames: Iterable[Frame], base: int = 0) -> Frames:
+        """Any frames as such."""
+        if isinstance(frames, cls):
+            return frames
         found = [(f.code, f.found_by, f.sp - base) for f in frames]
         return cls(Trace(*zip(*found, strict=True)) if found else Trace((), (), ()), base)
 
@@ -348,8 +355,8 @@ class DumpReport:
     problems: tuple[str, ...] = ()
     """What kept the scan from seeing every task, one line each; empty when nothing did."""
     warnings: tuple[str, ...] = ()
-    """What is damaged and might have decided more proofs, one line each: verdicts are right
-    without it."""
+    """What is damaged and might have decided more proofs, and what changed in a living kernel
+    while it was looked at, one line each: verdicts are right without it."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import (
+    MASK,
     BrokenList,
     Layout,
     container_nodes,
@@ -41,7 +42,7 @@ class Region(NamedTuple):
     """Freed when the module's initialisation is over."""
 
     def __contains__(self, address: object) -> bool:
-        return isinstance(address, int) and self.start <= address < self.end
+        return isinstance(address, int) and (address - self.start & MASK) < self.end - self.start
 
 
 @dataclass(slots=True)
@@ -59,8 +60,10 @@ class Module:
     _symbols: ModuleSymbols | None = field(default=None, repr=False)
 
     def region(self, address: int) -> Region | None:
-        """The part of the module that an address lies in."""
-        return next((r for r in self.regions if address in r), None)
+        """The part of the module that an address lies in; of several, as damage makes them, one
+        that is text, as ``__module_text_address()`` has it."""
+        found = [region for region in self.regions if address in region]
+        return next((region for region in found if region.text), found[0] if found else None)
 
     def symbol(self, prog: Program, address: int, region: Region) -> Named | None:
         """The module's symbol that an address belongs to, if the dump has its table."""

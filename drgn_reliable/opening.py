@@ -11,9 +11,11 @@ page table walk does the rest.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from drgn import Program, ProgramFlags
 
@@ -34,9 +36,12 @@ __all__ = (
     "ChooseSymbols",
     "DumpFile",
     "OpenedDump",
+    "find_debug_info",
     "frame_files",
     "inspect_dump",
+    "inspect_file",
     "module_files",
+    "named_symbols",
     "open_dump",
     "open_file",
     "opened_dump",
@@ -51,6 +56,8 @@ _CACHE_KEY = "drgn_reliable.dump"
 _FILES_KEY, _FRAMES_KEY = "drgn_reliable.module_files", "drgn_reliable.frame_files"
 _ET_REL = (b"\1\0", b"\0\1")
 """An ELF file's type, of one that is still to be linked, such as a module, in either order."""
+_RELEASE = re.compile(r"\w[\w.+~-]*", re.ASCII)
+"""A kernel's release that is a part of a file's name and no path."""
 _PHYSICAL_LIMIT = 1 << 52
 """One past the highest physical address of any architecture here."""
 _OWN_READER = ("loongarch64", "ppc64", "ppc64le", "s390x")
@@ -72,8 +79,8 @@ class OpenedDump:
     """Of that file, in bytes."""
     stored: str
     """How: ``ELF``, ``kdump-compressed, flattened``, ``ELF in gzip``, …"""
-    packed: bool
-    """Whether it had to be unpacked."""
+    nameless: bool
+    """Whether what is read is a temporary file without a name: unpacked, or written by QEMU."""
     file: DumpFile
     problems: tuple[str, ...]
     """What is missing from the file as a whole, a line each."""
@@ -90,6 +97,7 @@ def open_dump(
     watch: Watch = unwatched,
     vmcoreinfo: str | None = None,
     search: bool = True,
+    file: BinaryIO | None = None,
 ) -> Program:
     """Open a dump with drgn, and the kernel's debug information if it can be found.
 
@@ -104,34 +112,46 @@ def open_dump(
     :param vmcoreinfo: a file with the text of the kernel's VMCOREINFO. Without it, it is taken
         from the dump's notes, or else looked for in the dump's memory.
     :param search: whether to search the standard directories where no symbols are named.
+    :param file: is read instead of the path, which then only says what it is. It has no name, and
+        belongs to the program.
     :raises DumpError: if the file is not a Linux kernel dump that can be opened.
     :raises UsageError: if the symbols or the VMCOREINFO cannot be used.
     """
     choose = symbols if callable(symbols) else None
-    named = [symbols] if isinstance(symbols, str) else [] if callable(symbols) else symbols or ()
-    for file in named:
-        if not os.path.isfile(file):
-            raise UsageError(f"--symbols {file}: no such file")
+    named = named_symbols([] if callable(symbols) else symbols)
     given = _read_vmcoreinfo(vmcoreinfo) if vmcoreinfo is not None else None
-    dump = inspect_dump(path, watch)
+    dump = inspect_dump(path, watch) if file is None else inspect_file(file, path, watch)
     source = dump.file.source
     noted = _noted_vmcoreinfo(dump.file)
     readable = isinstance(source, FileSource) and not _needs_own_reader(dump)
     if noted and not given and readable:
         assert isinstance(source, FileSource)
-        prog = _drgn_program(path, source, dump.packed)
+        prog = _drgn_program(path, source, dump.nameless)
     else:
         prog = _program_of(dump, _completed(dump, given, noted, watch))
     prog.cache[_CACHE_KEY] = dump
     main, _ = next(prog.loaded_modules())
-    _find_debug_info(prog, choose(main.build_id) if choose else named, search)
+    find_debug_info(prog, choose(main.build_id) if choose else named, search)
     return prog
 
 
+def named_symbols(symbols: str | Sequence[str] | None) -> Sequence[str]:
+    """The files of ``--symbols``.
+
+    :raises UsageError: if one is not there.
+    """
+    named = [symbols] if isinstance(symbols, str) else symbols or ()
+    for file in named:
+        if not os.path.isfile(file):
+            raise UsageError(f"--symbols {file}: no such file")
+    return named
+
+
 def opened_dump(prog: Program) -> OpenedDump | None:
-    """The file behind a program, however it was opened; None if there is none to be read."""
+    """The file behind a program, however it was opened; None if there is none to be read, or it
+    changes: that of a living kernel."""
     if _CACHE_KEY not in prog.cache:
-        path = prog.core_dump_path
+        path = None if prog.flags & ProgramFlags.IS_LIVE else prog.core_dump_path
         try:
             prog.cache[_CACHE_KEY] = inspect_dump(path) if path else None
         except DumpError:
@@ -152,6 +172,18 @@ def inspect_dump(path: str, watch: Watch = unwatched) -> OpenedDump:
         file = open(path, "rb")  # noqa: SIM115 - it lives as long as the program
     except OSError as e:
         raise DumpError(f"{path}: may not be read ({e.strerror})") from e
+    return inspect_file(file, path, watch, named=True)
+
+
+def inspect_file(
+    file: BinaryIO, path: str, watch: Watch = unwatched, *, named: bool = False
+) -> OpenedDump:
+    """The same of a file that is open already.
+
+    :param path: what it is called.
+    :param named: whether that is where it is, and it can be opened again.
+    :raises DumpError: if it is none.
+    """
     source: Source = FileSource(file, path)
     size, stored, flaws = source.size, "", []
     packing = packing_of(source.read(0, 16))
@@ -169,7 +201,8 @@ def inspect_dump(path: str, watch: Watch = unwatched) -> OpenedDump:
         raise DumpFormatError("; ".join([str(e), *flaws])) from e
     flaws += dump.flaws()
     problems = tuple(f"incomplete dump: {flaw}" for flaw in flaws)
-    return OpenedDump(path, size, dump.format + stored, packing is not None, dump, problems)
+    nameless = packing is not None or not named
+    return OpenedDump(path, size, dump.format + stored, nameless, dump, problems)
 
 
 def open_file(source: Source) -> DumpFile:
@@ -191,12 +224,15 @@ def open_file(source: Source) -> DumpFile:
     return core
 
 
-def physical_program(machine: str, read: Callable[[int, int], bytes], vmcoreinfo: str) -> Program:
+def physical_program(
+    machine: str, read: Callable[[int, int], bytes], vmcoreinfo: str, *, live: bool = False
+) -> Program:
     """A program of a Linux kernel whose physical memory a function reads.
 
     :param machine: one of :data:`drgn_reliable.platforms.PLATFORMS`.
     :param read: takes a physical address and a size in bytes.
     :param vmcoreinfo: the text of the kernel's VMCOREINFO.
+    :param live: it runs while it is read.
     """
 
     def segment(address: int, count: int, offset: int, physical: bool) -> bytes:
@@ -204,7 +240,7 @@ def physical_program(machine: str, read: Callable[[int, int], bytes], vmcoreinfo
 
     prog = Program(platform_of(machine))
     prog.add_memory_segment(0, _PHYSICAL_LIMIT, segment, physical=True)
-    prog.set_linux_kernel_custom(vmcoreinfo, False)
+    prog.set_linux_kernel_custom(vmcoreinfo, live)
     if machine == "loongarch64":
         values = values_of(vmcoreinfo)
         page_table = number_in(values, "SYMBOL(swapper_pg_dir)", base=16)
@@ -228,16 +264,16 @@ def _needs_own_reader(dump: OpenedDump) -> bool:
     return not (uts.release and uts.version) or uts.machine in _OWN_READER
 
 
-def _drgn_program(path: str, source: FileSource, packed: bool) -> Program:
+def _drgn_program(path: str, source: FileSource, nameless: bool) -> Program:
     """What drgn makes of a file; one that was unpacked has a descriptor, but no name."""
     prog = Program()
     try:
         # drgn closes the descriptor that it is given.
-        prog.set_core_dump(os.dup(source.fd) if packed else path)
+        prog.set_core_dump(os.dup(source.fd) if nameless else path)
     except Exception as e:
         raise DumpError(f"{path}: not a kernel dump that drgn can open ({e})") from e
     if prog.flags & ProgramFlags.IS_LIVE:
-        raise DumpError(f"{path}: the running kernel; it changes while it is read, take a dump")
+        raise DumpError(f"{path}: the running kernel, not a dump; --live, without a DUMP, reads it")
     if not prog.flags & ProgramFlags.IS_LINUX_KERNEL:
         raise DumpError(f"{path}: not a dump of a Linux kernel, says drgn")
     return prog
@@ -314,15 +350,14 @@ def frame_files(prog: Program) -> list[str]:
     return found
 
 
-def _find_debug_info(prog: Program, files: Sequence[str], search: bool) -> None:
+def find_debug_info(prog: Program, files: Sequence[str], search: bool) -> None:
     """Give the kernel its debug information, if there is any: the dump's BTF serves as well."""
     main, _ = next(prog.loaded_modules())
     of_modules = [file for file in files if _is_module(file)]
     others: list[str] = []
     prog.cache[_FILES_KEY], prog.cache[_FRAMES_KEY] = of_modules, others
     if search and len(of_modules) == len(files):
-        prog.set_enabled_debug_info_finders(["standard"])
-        prog.find_standard_debug_info([main])
+        _search_standard_places(prog)
     for file in files:
         if file in of_modules:
             continue
@@ -335,6 +370,22 @@ def _find_debug_info(prog: Program, files: Sequence[str], search: bool) -> None:
                     f"build ID is {main.build_id.hex() if main.build_id else 'unknown'}"
                 )
             others.append(file)
+
+
+def _search_standard_places(prog: Program) -> None:
+    """Look for the kernel's debug information in drgn's standard directories, and nowhere else: not
+    on the network, nor where a file's debug link leads. What lies there by a build ID is looked
+    for always, what lies there by a release only if that cannot lead elsewhere: both are the
+    dump's own words.
+    """
+    prog.set_enabled_debug_info_finders(["standard"])
+    options = prog.debug_info_options
+    options.try_module_name = options.try_debug_link = False
+    release = values_of(prog["VMCOREINFO"].string_().decode("ascii", "replace")).get("OSRELEASE")
+    if not release or not _RELEASE.fullmatch(release):
+        options.kernel_directories = ()
+    main, _ = next(prog.loaded_modules())
+    prog.find_standard_debug_info([main])
 
 
 def _is_module(path: str) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -17,17 +17,21 @@ __all__ = ("drop_standard_output", "output")
 
 
 @contextmanager
-def output(path: str | None) -> Iterator[TextIO]:
+def output(path: str | None, read: Sequence[str] = ()) -> Iterator[TextIO]:
     """Standard output, or a file that appears under its name only when it is complete.
 
     A report has names and addresses, no contents of memory: who may read it is up to the umask.
 
+    :param read: files that the report is made of, and that it must not replace.
     :raises UsageError: if it cannot be written.
     """
     if path is None:
         yield sys.stdout
         sys.stdout.flush()
         return
+    for name in read:
+        if os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name):
+            raise UsageError(f"--output {path}: what the report is of; name another file")
     try:
         with new_file(path) as file:
             out = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace")

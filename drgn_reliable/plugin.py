@@ -25,7 +25,8 @@ from drgn_reliable.commands import (
     run_explain,
     run_klp,
     run_reasons,
-    run_scan,
+    start_scan,
+    write_scan,
 )
 from drgn_reliable.errors import UsageError
 from drgn_reliable.explanation import Explanation
@@ -71,13 +72,20 @@ def _kernel(prog: Program) -> Kernel:
 def _scan(prog: Program, args: argparse.Namespace) -> DumpReport:
     if len(args.task) == 1:
         args.verbose = args.format == "table" and not args.group
-    return run_scan(_kernel(prog), args, args.task, sys.stdout)
+    return _scanned(prog, args)
+
+
+def _scanned(prog: Program, args: argparse.Namespace) -> DumpReport:
+    kernel = _kernel(prog)
+    report = start_scan(kernel, args, args.task).whole()
+    write_scan(kernel, report, args, sys.stdout)
+    return report
 
 
 def _unreliable(prog: Program, args: argparse.Namespace) -> DumpReport:
     args.only = [*args.only, "unreliable"]
     args.verbose = args.format == "table" and not args.group
-    return run_scan(_kernel(prog), args, args.task, sys.stdout)
+    return _scanned(prog, args)
 
 
 def _klp(prog: Program, args: argparse.Namespace) -> LivepatchReport:

@@ -81,6 +81,16 @@ _ROWS = (
         "of every CPU.",
     ),
     ReasonKind(
+        "task-moved",
+        "2",
+        "The task ran while its stack was read, at every attempt",
+        "drgn-reliable, of a living kernel (the kernel would find the task running: errno is -16)",
+        True,
+        Effect.LEAVES_OPEN,
+        "Nothing is said of its stack. Look again, or look at an instant: a dump, or a guest with "
+        "--qemu.",
+    ),
+    ReasonKind(
         "memory-unreadable",
         "2",
         "The dump lacks memory that the walk needs",

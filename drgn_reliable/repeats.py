@@ -52,6 +52,8 @@ class _Notes:
     """Address and value: it asked whether that is there, and it was not."""
     absent: dict[tuple[int, int, int], None] = field(default_factory=dict)
     """Value, low and high: it looked for the value in that part, and did not find it."""
+    elsewhere: dict[int, None] = field(default_factory=dict)
+    """Addresses of words that do not point into the stack, whatever they are."""
     start: int = 0
     """Address from which on the stack was asked for; 0 before there is one."""
     told: bool = True
@@ -87,6 +89,13 @@ class _NotedStack(StackMemory):
         found = self.glance(address)
         if found is not None:
             self._notes.numbers[address] = found
+        return found
+
+    def elsewhere(self, address: int) -> int | None:
+        found = self.glance(address)
+        if found is not None and self.low <= found <= self.high:
+            self._notes.told = False
+        self._notes.elsewhere[address] = None
         return found
 
     def holds(self, address: int, value: int) -> bool | None:
@@ -170,6 +179,8 @@ class KnownWalk:
     """Places, and what is not there."""
     absent: tuple[tuple[_Value, int, int], ...]
     """What is not in a part of the stack, and where that begins and ends."""
+    elsewhere: tuple[int, ...]
+    """Places of words that do not point into the stack."""
 
 
 @dataclass
@@ -206,9 +217,13 @@ class Repeats:
         self._word = struct.Struct(order + "Q")
         self._size: int = unwinder.facts.thread_size
         self._init_task: int = unwinder.facts.init_task
-        self._plain = unwinder.plain_address if unwinder.signs_returns else None
+        self._plain = self._plain_kernel if unwinder.signs_returns else None
         self._places: dict[_Start, _Place] = {}
         self._count = 0
+
+    def _plain_kernel(self, word: int) -> int:
+        """A kernel address without its code; what is none is compared as it is."""
+        return self._unwinder.plain_address(word) if word >> 55 & 1 else word
 
     # Recognise ---------------------------------------------------------------------------
 
@@ -254,9 +269,10 @@ class Repeats:
         """
         if walk.pointers.of(data, begin) != tuple([stack + to for to in walk.targets]):
             return False
-        if not walk.others and not walk.absent:
-            return True
         unpack, plain = self._word.unpack_from, self._plain
+        for place in walk.elsewhere:
+            if stack <= unpack(data, place - begin)[0] <= stack + self._size:
+                return False
         for place, value in walk.others:
             found, other = unpack(data, place - begin)[0], value.on(stack)
             if found == other or (plain and plain(found) == plain(other)):
@@ -322,6 +338,7 @@ class Repeats:
             tuple(targets.values()),
             tuple((at - low, value(word)) for at, word in notes.others),
             tuple((value(word), a - low, b - low) for word, a, b in notes.absent),
+            tuple(at - low for at in notes.elsewhere),
         )
         if self._count >= _LIMIT:
             self._places.clear()

@@ -25,6 +25,7 @@ from drgn_reliable.tasks import Task
 from drgn_reliable.walk import walk_task
 
 __all__ = (
+    "Scan",
     "Scanner",
     "collector_paused",
     "merged_reasons",
@@ -46,19 +47,31 @@ class Scanner:
         self._repeats = Repeats(kernel.prog, kernel.unwinder, supported=self.supported)
 
     def report(self, task: Task) -> TaskReport:
-        """Walk one task's stack, as the kernel would and if need be to prove, and judge."""
+        """Walk one task's stack, as the kernel would and if need be to prove, and judge. In a
+        living kernel it is seen to that the task does not run meanwhile."""
+        live = self.kernel.live
+        return live.report(task, self._walked) if live else self._recognised(task)
+
+    def _recognised(self, task: Task) -> TaskReport:
+        """The report of a task whose walk may repeat another's."""
         known = self._repeats.find(task)
         if known is None:
             walk, known = self._repeats.walk(task)
-        if known is not None:
-            frames = Frames(known.trace, task.stack)
-            return _report(task, known.kernel, known.proof, frames, ())
+        if known is None:
+            return self._judged(task, walk)
+        return _report(task, known.kernel, known.proof, Frames(known.trace, task.stack), ())
+
+    def _walked(self, task: Task) -> TaskReport:
+        return self._judged(task, walk_task(self.kernel.unwinder, task))
+
+    def _judged(self, task: Task, walk: Walk) -> TaskReport:
         proof = walk_task(self.kernel.unwinder, task, proving=True) if walk.reasons else walk
         return report_of(task, walk, proof, supported=self.supported)
 
     def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """The reports of tasks, as they are made."""
-        return map(self.report, tasks)
+        live = self.kernel.live
+        return live.reports(tasks, self._walked) if live else map(self._walked, tasks)
 
     def problems(self) -> tuple[str, ...]:
         """What has kept the scan so far from seeing everything, one line each."""
@@ -71,11 +84,14 @@ class Scanner:
         ]
         if kernel.modules.problem:
             found.append(kernel.modules.problem)
+        found += kernel.live.problems() if kernel.live else ()
         return tuple(found)
 
     def warnings(self) -> tuple[str, ...]:
-        """What there is to prove with so far, but is damaged, one line each."""
-        return tuple(self.kernel.unwind_data.problems)
+        """What there is to prove with so far, but is damaged; and what changed in a living kernel
+        while it was looked at; one line each."""
+        live = self.kernel.live
+        return (*self.kernel.unwind_data.problems, *(live.notes() if live else ()))
 
     def dump_report(self, dump: str, tasks: Iterable[TaskReport]) -> DumpReport:
         """The report of the whole dump."""
@@ -92,6 +108,50 @@ class Scanner:
             self.problems(),
             self.warnings(),
         )
+
+
+class Scan:
+    """A scan that is under way. It has what a :class:`~drgn_reliable.model.DumpReport` has, but its
+    tasks are walked as they are taken, and are not kept.
+
+    :param tasks: the tasks to walk.
+    :param passes: which reports to give.
+    :param dump: what to call the dump; by default its file.
+    """
+
+    def __init__(
+        self,
+        scanner: Scanner,
+        tasks: Iterable[Task],
+        passes: Callable[[TaskReport], bool] | None = None,
+        dump: str | None = None,
+    ) -> None:
+        kernel = scanner.kernel
+        self._scanner = scanner
+        self.dump = kernel.path if dump is None else dump
+        self.release = kernel.release
+        self.architecture = kernel.architecture
+        self.unwinder: str = kernel.unwinder.name
+        self.types = kernel.types
+        self.symbols = kernel.symbols.source
+        reports = scanner.reports(tasks)
+        self.tasks: Iterator[TaskReport] = filter(passes, reports) if passes else reports
+        """The reports, once."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What has kept the scan so far from seeing every task, one line each."""
+        return self._scanner.problems()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What there is to prove with so far, but is damaged, one line each."""
+        return self._scanner.warnings()
+
+    def whole(self) -> DumpReport:
+        """All reports at once."""
+        with collector_paused():
+            return self._scanner.dump_report(self.dump, self.tasks)
 
 
 def report_of(task: Task, walk: Walk, proof: Walk, *, supported: bool) -> TaskReport:
@@ -163,9 +223,7 @@ def scan(prog: Program, progress: Callable[[Iterable[Task]], Iterable[Task]] = i
     :raises drgn_reliable.ReliableError: if the program is no kernel that can be scanned.
     """
     scanner = Scanner(Kernel(prog))
-    with collector_paused():
-        reports = list(scanner.reports(progress(scanner.kernel.tasks)))
-    return scanner.dump_report(scanner.kernel.path, reports)
+    return Scan(scanner, progress(scanner.kernel.tasks)).whole()
 
 
 def scan_task(task: Object) -> TaskReport:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from drgn_reliable.errors import UsageError
 from drgn_reliable.model import KernelVerdict, ProofVerdict, TaskKind, TaskReport
@@ -14,6 +15,9 @@ from drgn_reliable.reasons import CATALOGUE
 __all__ = (
     "ONLY",
     "Filter",
+    "Members",
+    "StackGroup",
+    "Tally",
     "by_importance",
     "check_reasons",
     "group_stacks",
@@ -25,6 +29,9 @@ ONLY: dict[str, type[KernelVerdict] | type[ProofVerdict] | type[TaskKind]] = {
     member.value: enum for enum in (KernelVerdict, ProofVerdict, TaskKind) for member in enum
 }
 """Words that a report can be filtered by, and the enumeration each belongs to."""
+
+_PIDS = 4
+"""How many tasks of one name are named by their PIDs."""
 
 
 def check_reasons(ids: Iterable[str]) -> None:
@@ -92,35 +99,89 @@ def by_importance(reports: Iterable[TaskReport]) -> list[TaskReport]:
     )
 
 
-def group_stacks(reports: Iterable[TaskReport]) -> list[list[TaskReport]]:
+class Members:
+    """The tasks of a group: how many have each name, and the PIDs of a few."""
+
+    __slots__ = ("counted", "pids")
+
+    def __init__(self) -> None:
+        self.counted = Counter[str]()
+        self.pids: dict[str, list[int]] = {}
+
+    def add(self, comm: str, pid: int) -> None:
+        """Take a task in."""
+        self.counted[comm] += 1
+        pids = self.pids.setdefault(comm, [])
+        if len(pids) < _PIDS:
+            pids.append(pid)
+
+    def __len__(self) -> int:
+        return self.counted.total()
+
+
+class StackGroup(NamedTuple):
+    """Tasks with the same stack and the same to be said of it."""
+
+    first: TaskReport
+    members: Members
+
+
+def group_stacks(reports: Iterable[TaskReport]) -> list[StackGroup]:
     """Reports with the same verdicts, reasons and functions together; the most important group
-    first, then the largest."""
-    groups: dict[tuple[object, ...], list[TaskReport]] = {}
+    first, then the largest. Of each group one report is kept."""
+    groups: dict[tuple[object, ...], StackGroup] = {}
     for report in reports:
         key = (
-            report.kernel.verdict,
-            report.proof.verdict,
-            tuple(reason.id for reason in report.reasons),
+            report.kernel.verdict.value,
+            report.proof.verdict.value,
+            tuple([reason.id for reason in report.reasons]),
             report.proof.entries,
         )
-        groups.setdefault(key, []).append(report)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = StackGroup(report, Members())
+        group.members.add(report.comm, report.pid)
     return sorted(
         groups.values(),
         key=lambda group: (
-            importance(group[0].kernel.verdict, group[0].proof.verdict),
-            -len(group),
+            importance(group.first.kernel.verdict, group.first.proof.verdict),
+            -len(group.members),
         ),
     )
 
 
+class Tally:
+    """How many reports have each verdict, and each reason."""
+
+    def __init__(self) -> None:
+        self._kernel, self._proof, self._reasons = Counter[str](), Counter[str](), Counter[str]()
+
+    def over(self, reports: Iterable[TaskReport]) -> Iterator[TaskReport]:
+        """The same reports, counted as they pass."""
+        kernel, proof = self._kernel, self._proof
+        for report in reports:
+            kernel[report.kernel.verdict.value] += 1
+            proof[report.proof.verdict.value] += 1
+            if report.reasons:
+                self._reasons.update({reason.id for reason in report.reasons})
+            yield report
+
+    @property
+    def total(self) -> int:
+        """How many there were."""
+        return self._kernel.total()
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """By verdict, and by reason; of reasons only those that there were."""
+        return {
+            "kernel": {v.value: self._kernel[v.value] for v in KernelVerdict},
+            "proof": {v.value: self._proof[v.value] for v in ProofVerdict},
+            "reasons": {id: self._reasons[id] for id in CATALOGUE if self._reasons[id]},
+        }
+
+
 def summary_counts(reports: Iterable[TaskReport]) -> dict[str, dict[str, int]]:
     """How many reports have each verdict, and each reason."""
-    reports = list(reports)
-    kernel = Counter(r.kernel.verdict for r in reports)
-    proof = Counter(r.proof.verdict for r in reports)
-    reasons = Counter(id for r in reports for id in {reason.id for reason in r.reasons})
-    return {
-        "kernel": {v.value: kernel[v] for v in KernelVerdict},
-        "proof": {v.value: proof[v] for v in ProofVerdict},
-        "reasons": {id: reasons[id] for id in CATALOGUE if reasons[id]},
-    }
+    tally = Tally()
+    deque(tally.over(reports), maxlen=0)
+    return tally.counts()

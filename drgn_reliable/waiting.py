@@ -8,12 +8,13 @@ or the event has to come, its state says; what the event is, the functions on it
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.model import TaskKind, TaskReport
+from drgn_reliable.model import Code, TaskKind, TaskReport
 from drgn_reliable.openfiles import file_of_call
 from drgn_reliable.tasks import Task
 
@@ -93,10 +94,13 @@ class Wait:
     ends; empty for others."""
 
 
-def channel_of(report: TaskReport) -> str:
+def channel_of(codes: Iterable[Code]) -> str:
     """The innermost function that is not the scheduler's, an address where the code has no name;
-    empty if there is none."""
-    names = (frame.function for frame in report.frames)
+    empty if there is none.
+
+    :param codes: of a trace, the innermost first.
+    """
+    names = (code.function for code in codes)
     return next((name for name in names if not name.startswith(SCHEDULER)), "")
 
 
@@ -106,7 +110,7 @@ def wait_of(kernel: Kernel, task: Task, report: TaskReport) -> Wait:
     event = _event(names) if task.run_state != TASK_RUNNING else ""
     user = report.kind is TaskKind.USER
     return Wait(
-        channel_of(report).partition(".")[0],
+        channel_of(frame.code for frame in report.frames).partition(".")[0],
         leaves(task.run_state, running=report.kernel.verdict.value == "running"),
         event,
         file_of_call(kernel, task) if user and event else "",

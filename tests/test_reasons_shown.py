@@ -39,6 +39,7 @@ SHOWN = {
 }
 """By the file of their tests, the reasons of which there are hand-written stacks."""
 SHOWN["tests/test_walk_x86.py"].add("loop")  # test_a_trace_without_end_is_a_loop
+SHOWN["tests/test_live.py"] = {"task-moved"}
 
 EVIDENCE = page.load()
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 
 from drgn_reliable.errors import UsageError
@@ -19,7 +21,14 @@ from drgn_reliable.model import (
     TaskKind,
     TaskReport,
 )
-from drgn_reliable.selection import ONLY, Filter, by_importance, group_stacks, summary_counts
+from drgn_reliable.selection import (
+    ONLY,
+    Filter,
+    StackGroup,
+    by_importance,
+    group_stacks,
+    summary_counts,
+)
 
 
 def report(
@@ -40,7 +49,7 @@ def report(
     return TaskReport(
         task=0xFFFF888000000000 + pid, pid=pid, tgid=pid, cpu=cpu, comm=comm, state="S",
         kind=TaskKind(kind), kernel=KernelAnswer(KernelVerdict(kernel), 0, ()),
-        proof=ProofAnswer(ProofVerdict(proof), ()), frames=tuple(frames),
+        proof=ProofAnswer(ProofVerdict(proof), pcs), frames=tuple(frames),
         reasons=tuple(Reason(id, None, None, 0, "a test") for id in reasons),
     )  # fmt: skip
 
@@ -135,8 +144,8 @@ def test_reports_of_the_same_weight_keep_their_order() -> None:
 # Groups -----------------------------------------------------------------------------------------
 
 
-def pids(groups: list[list[TaskReport]]) -> list[list[int]]:
-    return [[report.pid for report in group] for group in groups]
+def pids(groups: list[StackGroup]) -> list[list[int]]:
+    return [sorted(chain.from_iterable(group.members.pids.values())) for group in groups]
 
 
 def test_tasks_with_the_same_stack_are_one_group() -> None:
@@ -168,6 +177,15 @@ def test_tasks_with_the_same_stack_are_one_group() -> None:
 )
 def test_tasks_that_differ_in_what_matters_are_two_groups(other: TaskReport) -> None:
     assert len(group_stacks([report("reliable", "proven", "user", "loop"), other])) == 2
+
+
+def test_a_group_names_a_few_of_its_tasks_and_counts_all() -> None:
+    """Of a hundred thousand tasks alike, what is kept is one report, names, and some PIDs."""
+    reports = [report("reliable", pid=pid, comm=f"pool-{pid % 2}") for pid in range(1, 100)]
+    [group] = group_stacks(iter(reports))
+    assert group.first == reports[0] and len(group.members) == 99
+    assert group.members.counted == {"pool-1": 50, "pool-0": 49}
+    assert group.members.pids == {"pool-1": [1, 3, 5, 7], "pool-0": [2, 4, 6, 8]}
 
 
 def test_the_most_important_group_comes_first_then_the_largest() -> None:

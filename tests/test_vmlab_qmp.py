@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from contrib.vmlab import qmp
 from contrib.vmlab.qmp import Qmp, QmpError
+from drgn_reliable import qmp
 
 GREETING = '{"QMP": {"version": {}, "capabilities": []}}'
 OK = '{"return": {}}'

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from random import Random
 
-from drgn import sizeof
+from drgn import FaultError, sizeof
 from drgn.helpers.linux.idr import idr_for_each
 
 from contrib.scale.clones import Clones, Places, Sizes
@@ -23,7 +24,7 @@ from drgn_reliable import Kernel, open_dump
 from drgn_reliable.errors import UsageError
 from drgn_reliable.files.kdump import KdumpFile
 from drgn_reliable.files.kdumpwriter import KdumpSummary, write_kdump
-from drgn_reliable.opening import OpenedDump, opened_dump
+from drgn_reliable.opening import opened_dump
 
 __all__ = ("Crowd", "write_crowd")
 
@@ -72,28 +73,23 @@ class _Maker:
     """Makes the dump's new memory, and changes what has to lead to it."""
 
     def __init__(
-        self, kernel: Kernel, dump: OpenedDump, tasks: int, seed: int, scattered: bool
+        self, kernel: Kernel, file: KdumpFile, tasks: int, seed: int, scattered: bool
     ) -> None:
-        if not isinstance(dump.file, KdumpFile):
-            raise UsageError(
-                f"{dump.path}: not a kdump-compressed file; make one of it with "
-                "drgn-reliable capsule"
-            )
         self._kernel = kernel
-        self._file = dump.file
+        self._file = file
         self._machine = machine_of(kernel)
         self._page_size = self._machine.paging.page_size
-        self._memory = Memory(dump.file)
+        self._memory = Memory(file)
         self._sizes = self._find_sizes(self._machine)
-        self.templates = find_templates(kernel, self._sizes.stack, self._sizes.task)
-        if not self.templates:
-            raise UsageError(f"{dump.path}: has no task that can be cloned")
-        weights = [template.weight for template in self.templates]
-        self.plan = make_plan(tasks, weights, Random(seed), scattered=scattered)
         self._pids = self._known_pids()
         self.first_pid = max(self._pids) + 1
         if self.first_pid + tasks >= _PID_MAX:
             raise UsageError(f"--tasks {tasks}: a machine has at most {_PID_MAX} PIDs")
+        self.templates = find_templates(kernel, self._sizes.stack, self._sizes.task)
+        if not self.templates:
+            raise UsageError(f"{kernel.path}: has no task that can be cloned")
+        weights = [template.weight for template in self.templates]
+        self.plan = make_plan(tasks, weights, Random(seed), scattered=scattered)
         self._lay_out(seed)
 
     def _find_sizes(self, machine: Machine) -> Sizes:
@@ -197,15 +193,16 @@ class _Maker:
         self._write(init_node + 8, struct.pack("<Q", clones.leader_node(plan.processes - 1)))
         root = offset_of(self._kernel, "struct xarray", "xa_head")
         self._write(head + root, struct.pack("<Q", self._tree.root(self._node)))
-        threads = self._kernel.symbols.address("nr_threads")
-        if threads is not None:
+        threads = self._kernel.symbols.required("nr_threads")
+        with contextlib.suppress(FaultError):  # a small dump may not have it: nobody asks
             (count,) = struct.unpack("<i", self._kernel.prog.read(threads, 4))
             self._write(threads, struct.pack("<i", count + plan.tasks))
 
     def _node(self, number: int) -> int:
         """The address of a node of the tree of PIDs."""
         page, place = divmod(number, self._nodes_in_page)
-        return self._tree_at + page * self._page_size + place * self._tree.node_size
+        at: int = self._tree_at + page * self._page_size + place * self._tree.node_size
+        return at
 
     def _write(self, address: int, data: bytes) -> None:
         self._memory.write(self._page_tables.physical(address), data)
@@ -280,7 +277,7 @@ class _Maker:
 
 
 def write_crowd(
-    dump: str | os.PathLike[str],
+    dump: str,
     output: str | os.PathLike[str],
     tasks: int,
     *,
@@ -298,8 +295,11 @@ def write_crowd(
     """
     kernel = Kernel(open_dump(dump))
     opened = opened_dump(kernel.prog)
-    assert opened is not None
-    maker = _Maker(kernel, opened, tasks, seed, scattered)
+    if opened is None or not isinstance(opened.file, KdumpFile):
+        raise UsageError(
+            f"{dump}: not a kdump-compressed file; make one of it with drgn-reliable capsule"
+        )
+    maker = _Maker(kernel, opened.file, tasks, seed, scattered)
     header = opened.file.header
     written = write_kdump(
         output,

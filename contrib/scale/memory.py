@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -48,7 +49,7 @@ class Paging(NamedTuple):
         """Bits of an address below those that choose an entry; level 0 is the lowest."""
         return self.page_shift + level * self.index_bits
 
-    def index(self, address: int, level: int) -> int:
+    def place(self, address: int, level: int) -> int:
         """Which entry of a table maps an address."""
         return address >> self.shift(level) & (1 << self.index_bits) - 1
 
@@ -81,24 +82,26 @@ class Memory:
     def pages(self) -> Iterator[tuple[int, bytes | bytearray]]:
         """The source's pages, as changed, in ascending order."""
         for number in self._source.page_numbers():
-            page = self.changed.get(number)
-            if page is None:
-                try:
-                    page = self._source.page(number)
-                except FaultError:
-                    continue
-            yield number, page
+            if number in self.changed:
+                yield number, self.changed[number]
+                continue
+            with contextlib.suppress(FaultError):
+                yield number, self._source.page(number)
 
 
 class PageTables:
     """The page tables of the kernel.
 
     :param root: physical address of the table of the highest level.
-    :param allocate: gives the page frame number of a new table.
+    :param allocate: gives the page frame number of a new table, if there are to be any.
     """
 
     def __init__(
-        self, memory: Memory, paging: Paging, root: int, allocate: Callable[[], int]
+        self,
+        memory: Memory,
+        paging: Paging,
+        root: int,
+        allocate: Callable[[], int] | None = None,
     ) -> None:
         self._memory = memory
         self._paging = paging
@@ -132,6 +135,8 @@ class PageTables:
         for above in range(self._paging.levels - 1, level, -1):
             found = self._read(table, address, above)
             if not found & _PRESENT:
+                if self._allocate is None:
+                    raise ValueError(f"{address:#x} has no table")
                 number = self._allocate()
                 self._memory.changed[number] = bytearray(self._paging.page_size)
                 found = number << self._paging.page_shift | self._paging.table_flags
@@ -148,10 +153,10 @@ class PageTables:
         self.set(address, level, physical | paging.block_flags)
 
     def _read(self, table: int, address: int, level: int) -> int:
-        at = table + 8 * self._paging.index(address, level)
+        at = table + 8 * self._paging.place(address, level)
         entry: int = struct.unpack("<Q", self._memory.read(at, 8))[0]
         return entry
 
     def _write(self, table: int, address: int, level: int, entry: int) -> None:
-        at = table + 8 * self._paging.index(address, level)
+        at = table + 8 * self._paging.place(address, level)
         self._memory.write(at, struct.pack("<Q", entry))

@@ -13,13 +13,14 @@ from drgn import FaultError, Object, sizeof
 
 from drgn_reliable import Kernel, Scanner
 from drgn_reliable.memory import member_offset
-from drgn_reliable.model import KernelVerdict, TaskKind, TaskReport
+from drgn_reliable.model import FoundBy, KernelVerdict, TaskKind, TaskReport
 from drgn_reliable.tasks import Task
 
 __all__ = ("Part", "Pattern", "Template", "find_templates", "offset_of", "pid_size")
 
 _USER = range(1 << 28, 1 << 47)
 """Addresses of a process, of those that its registers may hold."""
+_REWRITTEN = (FoundBy.FUNCTION_GRAPH, FoundBy.KRETPROBE)
 _REGISTERS = 256
 """Bytes at the end of a stack in which the registers of user mode are."""
 
@@ -71,14 +72,15 @@ def offset_of(kernel: Kernel, type_: str, member: str) -> int:
 
 def pid_size(kernel: Kernel) -> int:
     """Bytes of a ``struct pid`` of the first namespace."""
-    return offset_of(kernel, "struct pid", "numbers") + sizeof(kernel.prog.type("struct upid"))
+    upid: int = sizeof(kernel.prog.type("struct upid"))
+    return offset_of(kernel, "struct pid", "numbers") + upid
 
 
 def find_templates(kernel: Kernel, stack_size: int, task_size: int) -> list[Template]:
     """The tasks of which clones behave as they do, those of the commonest stack first.
 
-    They are user tasks that are off the CPU and whose returns nobody probes or traces: others have
-    state outside of their task structure and stack.
+    They are user tasks that are off the CPU and on their own stacks, and whose returns nobody
+    probes or traces: others have state outside of their task structure and stack.
 
     :param task_size: bytes between task structures of one slab.
     """
@@ -87,7 +89,7 @@ def find_templates(kernel: Kernel, stack_size: int, task_size: int) -> list[Temp
     chosen = [
         (task, report)
         for task, report in zip(tasks, reports, strict=True)
-        if _can_be_cloned(task, report)
+        if _can_be_cloned(task, report, stack_size)
     ]
     common = Counter(_stack(report) for _, report in chosen)
     chosen.sort(key=lambda each: (-common[_stack(each[1])], each[0].pid))
@@ -103,22 +105,18 @@ def find_templates(kernel: Kernel, stack_size: int, task_size: int) -> list[Temp
     ]
 
 
-def _can_be_cloned(task: Task, report: TaskReport) -> bool:
+def _can_be_cloned(task: Task, report: TaskReport, stack_size: int) -> bool:
     return (
         task.kind is TaskKind.USER
         and task.pid > 1
         and task.has_stack
+        and task.stack <= task.saved_sp < task.stack + stack_size
         and not task.on_cpu
         and not task.exit_state
+        and not any(frame.found_by in _REWRITTEN for frame in report.frames)
         and not task.return_hooks
-        and not _traced(task)
         and report.kernel.verdict is not KernelVerdict.RUNNING
     )
-
-
-def _traced(task: Task) -> bool:
-    """Whether the function graph tracer keeps returns of the task."""
-    return bool(task.ret_stack) and task.ret_stack_used not in (0, -1)
 
 
 def _stack(report: TaskReport) -> tuple[int, ...]:

@@ -45,6 +45,10 @@ META_FINAL, META_PT_REGS = 1, 2
 USER_MODE = 0xF
 """Mode bits of PSTATE, which are 0 in EL0."""
 
+USER_CODE_BITS = (1 << 55) - 1
+"""Below bit 55; what is above is no part of the code of an address of user mode, and stays
+(XPACLRI, with the top byte ignored)."""
+
 OVERFLOW_STACK_SIZE = 4096
 
 SDEI_STACKS = ("sdei_stack_normal_ptr", "sdei_stack_critical_ptr")
@@ -342,7 +346,8 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
     def plain_address(self, pc: int) -> int:
         """See :class:`drgn_reliable.arch.base.StackUnwinder`: without its authentication code; bit
         55 tells a kernel address."""
-        return pc | self.facts.pac_mask if pc >> 55 & 1 else pc
+        mask: int = self.facts.pac_mask
+        return pc | mask if pc >> 55 & 1 else pc & ~(mask & USER_CODE_BITS)
 
     def _recover(self, state: Arm64State, walk: Walk) -> bool:
         """Put the real return address in place of a tracer's; the key is the frame pointer that

@@ -75,6 +75,10 @@ class StackRegisters:
         """A saved register that decides nothing."""
         return self._stack.glance(self.address + self._offsets[name])
 
+    def elsewhere(self, name: str) -> int | None:
+        """A saved register that decides nothing unless it points into the stack."""
+        return self._stack.elsewhere(self.address + self._offsets[name])
+
     def saved(self, name: str) -> tuple[StackMemory, int]:
         """The stack on which a register is saved, and the address there."""
         return self._stack, self.address + self._offsets[name]
@@ -101,7 +105,7 @@ class CpuRegisters:
         """A register, None if the dump does not have it."""
         return self._values.get(name)
 
-    flags = glance = get
+    flags = glance = elsewhere = get
 
     def saved(self, name: str) -> None:
         """Where on a stack a register is saved: nowhere."""

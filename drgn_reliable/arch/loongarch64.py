@@ -52,6 +52,10 @@ FIRST_INTERRUPT = 64
 """``EXCCODE_INT_START``: the number of the first interrupt's vector."""
 VECTORS = 128
 """As many as ``exception_handlers`` has room for."""
+USED_VECTORS = 78
+"""``EXCCODE_INT_END``: of those behind it the kernel does not know the handler."""
+CPU_LIMIT = 1 << 13
+"""More than any kernel is built for."""
 
 HEADER = "d9f45aafc6d2a2889d601ec9e3fe1092dac249dc"
 """What is at ``__start_orc_header``, in hex (scripts/orc_hash.sh): the one layout there is."""
@@ -201,6 +205,8 @@ class Facts(KernelFacts):
         for start in self._vector_pages:
             if start <= pc < start + VECTORS * VECTOR_SIZE:
                 number, offset = divmod(pc - start, VECTOR_SIZE)
+                if number >= USED_VECTORS:
+                    return pc
                 handler = self._handlers.get(min(number, FIRST_INTERRUPT))
                 return pc if handler is None else handler + offset
         return pc
@@ -213,7 +219,8 @@ class Facts(KernelFacts):
         try:
             if place is not None:
                 found.append(self._prog.read_u64(place))
-            for cpu in range(self._prog.read_u32(self._symbols.required("nr_cpu_ids"))):
+            count = self._prog.read_u32(self._symbols.required("nr_cpu_ids"))
+            for cpu in range(min(count, CPU_LIMIT)):
                 if copies is not None:
                     found.append(self._prog.read_u64(copies + 8 * cpu))
         except (FaultError, MissingInformation):

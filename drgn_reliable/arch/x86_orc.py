@@ -306,7 +306,9 @@ class OrcUnwinder(X86Unwinder[OrcState]):
             return False
         regs = StackRegisters(state.stack, at - missing & MASK, self.facts.register_offsets)
         user = (regs.flags("cs") or 0) & USER_MODE
-        pc, sp = map(regs.glance if user else regs.get, ("ip", "sp"))
+        # A stack pointer of user mode matters to the check of the direction alone.
+        pc = regs.glance("ip") if user else regs.get("ip")
+        sp = regs.elsewhere("sp") if user else regs.get("sp")
         if pc is None or sp is None:
             self.stop_unreadable(state, walk, at)
             return False

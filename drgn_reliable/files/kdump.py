@@ -260,20 +260,28 @@ class KdumpFile:
         return b"".join(parts)
 
     def _page(self, number: int) -> bytes:
-        address = number * self.header.page_size
-        descriptor = struct.Struct(self._order + PAGE_DESCRIPTOR)
         try:
-            if not self._has(number):
-                raise FaultError("page is not in the dump", address)
-            at = self._descriptors_at + self._index(number) * descriptor.size
-            raw = read_exactly(self.source, at, descriptor.size, "page descriptor")
-            offset, size, flags, _ = descriptor.unpack(raw)
-            if size > 2 * self.header.page_size:
-                raise DumpFormatError(f"{size} bytes for a page of {self.header.page_size}")
-            data = read_exactly(self.source, offset, size, "page")
+            flags, data = self.stored_page(number)
             return unpack_page(flags, data, self.header.page_size)
         except (CodecError, DumpFormatError) as e:
+            address = number * self.header.page_size
             raise FaultError(f"page cannot be read: {e}", address) from e
+
+    def stored_page(self, number: int) -> tuple[int, bytes]:
+        """How a page frame is compressed (as :func:`unpack_page` takes it), and its data.
+
+        :raises FaultError: if it is not there.
+        :raises DumpFormatError: if it is cut off.
+        """
+        if not self._has(number):
+            raise FaultError("page is not in the dump", number * self.header.page_size)
+        descriptor = struct.Struct(self._order + PAGE_DESCRIPTOR)
+        at = self._descriptors_at + self._index(number) * descriptor.size
+        raw = read_exactly(self.source, at, descriptor.size, "page descriptor")
+        offset, size, flags, _ = descriptor.unpack(raw)
+        if size > 2 * self.header.page_size:
+            raise DumpFormatError(f"{size} bytes for a page of {self.header.page_size}")
+        return flags, read_exactly(self.source, offset, size, "page")
 
     # The second bitmap: which page frames are in the file ----------------------------------
 

@@ -79,7 +79,7 @@ def is_plain(text: bytes, page_size: int) -> bool:
     """Whether VMCOREINFO is written as kernels write it: lines of ``NAME=value`` or
     ``KIND(name)=value``, no name within another, and the page size that the file has.
 
-    >>> is_plain(b"OSRELEASE=6.1\nPAGESIZE=4096\nOFFSET(list_head.next)=0\n", 4096)
+    >>> is_plain(b"OSRELEASE=6.1\\nPAGESIZE=4096\\nOFFSET(list_head.next)=0\\n", 4096)
     True
     >>> [is_plain(line, 4096) for line in (b".UILD-ID=12", b"SIZE()=4", b"PAGESIZE=8", b"SYMBOL")]
     [False, False, False, False]

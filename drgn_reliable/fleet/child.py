@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import json
 import os
 import re
 import resource
@@ -112,7 +113,7 @@ def said_of(line: bytes) -> Said:
 
 def run(data: bytes) -> None:
     """Do what an :class:`Order`, as JSON, says."""
-    order = msgspec.json.decode(data, type=Order)
+    order = msgspec.convert(json.loads(data), Order)
     _limit(order)
 
     def say(said: Said) -> None:

@@ -227,6 +227,11 @@ def run_fleet(args: argparse.Namespace) -> int:
             _query(args)
     except sqlite3.Error as e:
         raise UsageError(f"{args.store}: the store cannot be read ({e})") from e
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+        with Store(args.store) as store:
+            if not (damage := store.damage()):
+                raise
+        raise UsageError(f"{args.store}: the store is damaged ({damage})") from e
     return 0
 
 
@@ -276,6 +281,11 @@ def _engine(args: argparse.Namespace) -> Engine:
 def _events_file(path: str | None, stack: ExitStack) -> BinaryIO | None:
     if path is None or path == "-":
         return sys.stdout.buffer if path else None
+    if os.path.islink(path) and (os.path.isfile(path) or not os.path.exists(path)):
+        raise UsageError(
+            f"--events {path}: a symbolic link to a file, which anybody may have put there; name "
+            "the file itself"
+        )
     try:
         return stack.enter_context(open(path, "ab"))
     except OSError as e:
@@ -339,16 +349,16 @@ def _report(args: argparse.Namespace) -> None:
     with Store(args.store) as store:
         if args.by:
             found = answer(store, args.by)
-            with output(args.output) as out:
+            with output(args.output, [args.store]) as out:
                 write_answer(found, args.format, out)
             return
         if args.format in FLAMES:
             stacks = [Stack(*each) for each in all_stacks(store)]
-            with output(args.output) as out:
+            with output(args.output, [args.store]) as out:
                 write_stacks(stacks, args.format, store.path, out)
             return
         data = fleet_report(store, changes=_changes(store, args))
-        with output(args.output) as out:
+        with output(args.output, [args.store]) as out:
             write_report(data, args.format, out)
 
 
@@ -366,7 +376,7 @@ def _changes(store: Store, args: argparse.Namespace) -> Changes | None:
 def _query(args: argparse.Namespace) -> None:
     with Store(args.store) as store:
         found = ask(store, args.question) if args.question is not None else None
-        with output(args.output) as out:
+        with output(args.output, [args.store]) as out:
             if found is None:
                 write_questions(out)
             else:

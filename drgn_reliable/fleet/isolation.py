@@ -8,6 +8,7 @@ waits for it.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -144,7 +145,9 @@ class _Child:
             os.close(their_output)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as orders:
-            orders.write(msgspec.json.encode(sys.path) + b"\n" + msgspec.json.encode(order) + b"\n")
+            # Not by msgspec: paths that are no UTF-8 have surrogates, of which it knows nothing.
+            lines = (sys.path, msgspec.to_builtins(order))
+            orders.writelines(json.dumps(line).encode("ascii") + b"\n" for line in lines)
 
     @property
     def status(self) -> int | None:

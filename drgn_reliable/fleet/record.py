@@ -339,7 +339,7 @@ def _task_record(report: TaskReport, stacks: _Stacks) -> TaskRecord:
         report.kernel.errno,
         report.proof.verdict.value,
         stacks.index(report.frames),
-        _clean_or_none(normal_name(channel_of(report))),
+        _clean_or_none(normal_name(channel_of(frame.code for frame in report.frames))),
         tuple(
             ReasonRecord(reason.id, reason.frame, clean(reason.detail), reason is first)
             for reason in report.reasons

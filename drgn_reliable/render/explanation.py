@@ -19,7 +19,7 @@ from drgn_reliable.explanation import (
 from drgn_reliable.formulas import Assigned
 from drgn_reliable.model import KernelVerdict, Reason
 from drgn_reliable.render.machine import frame_dict, hex_or_null, reason_dict, task_dict
-from drgn_reliable.render.table import reason_line, task_title
+from drgn_reliable.render.tasks import reason_line, task_title
 from drgn_reliable.render.visible import visible
 
 __all__ = ("explanation_dict", "write_explanations", "write_explanations_json")
@@ -53,7 +53,7 @@ def write_explanations(
 def _write_explanation(found: Explanation, out: TextIO, words: str) -> None:
     out.write(task_title(found.report) + "\n\n")
     if found.start:
-        registers = ", ".join(f"{name} {value:#x}" for name, value in found.start)
+        registers = ", ".join(f"{visible(name)} {value:#x}" for name, value in found.start)
         out.write(_wrapped(f"The walk starts from {registers}."))
     shown = {reason for step in found.steps for reason in step.reasons}
     for reason in found.report.reasons:
@@ -137,7 +137,7 @@ def _write_outcome(step: ExplainedStep, out: TextIO, last: bool) -> None:
         out.write(f"{_INDENT}to the struct pt_regs at {step.registers_at:#x}{whose}\n")
     found = [read for read in step.reads if read.role and read.value is not None]
     if found and _by_reads(step) and not last:
-        text = ", ".join(f"{r.role} = *{r.address:#x} = {r.value:#x}" for r in found)
+        text = ", ".join(f"{visible(r.role)} = *{r.address:#x} = {r.value:#x}" for r in found)
         out.write(_equations(text))
     if step.replaced:
         out.write(_equations(f"{visible(step.replaced.why)}: pc = {step.replaced.taken:#x}"))
@@ -180,7 +180,7 @@ def _glued(text: str) -> str:
 
 def _assigned(found: Assigned) -> str:
     place = "" if found.address is None else f"*{found.address:#x} = "
-    return f"{found.name} = {place}{found.value:#x}"
+    return f"{visible(found.name)} = {place}{found.value:#x}"
 
 
 def _write_stack(stack: ExplainedStack, out: TextIO, every: bool) -> None:

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TextIO
 
-from drgn_reliable.model import DumpReport
+from drgn_reliable.model import Frames, TaskReport, Trace
+from drgn_reliable.render.once import OnceFor
 from drgn_reliable.render.visible import visible
 from drgn_reliable.version import VERSION
 
-__all__ = ("FLAMES", "Stack", "stacks_of_dump", "write_stacks")
+__all__ = ("FLAMES", "Stack", "stacks_of_tasks", "write_stacks")
 
 _SPEEDSCOPE = "https://www.speedscope.app/file-format-schema.json"
 
@@ -29,16 +30,20 @@ class Stack(NamedTuple):
     tasks: int
 
 
-def stacks_of_dump(report: DumpReport) -> list[Stack]:
+def stacks_of_tasks(reports: Iterable[TaskReport]) -> list[Stack]:
     """The stacks of one dump, under the names of their tasks."""
+    names = OnceFor(_names)
     counted = Counter(
-        (
-            (task.comm, *(frame.function for frame in task.frames[::-1])),
-            task.kernel.verdict.value,
-        )
-        for task in report.tasks
+        (task.comm, names(Frames.of(task.frames).trace), task.kernel.verdict.value)
+        for task in reports
     )
-    return [Stack(*key, tasks) for key, tasks in counted.items()]
+    return [
+        Stack((comm, *names), verdict, tasks) for (comm, names, verdict), tasks in counted.items()
+    ]
+
+
+def _names(trace: Trace) -> tuple[str, ...]:
+    return tuple(code.function for code in trace.codes[::-1])
 
 
 def _write_folded(stacks: Iterable[Stack], name: str, out: TextIO) -> None:

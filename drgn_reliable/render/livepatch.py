@@ -230,7 +230,7 @@ def _waits(task: PendingTask) -> str:
     if wait.channel:
         parts.append(f"in {visible(wait.channel)}")
     if wait.event:
-        parts.append(f"waits for {wait.event}")
+        parts.append(f"waits for {visible(wait.event)}")
     if wait.file:
         parts.append(f"file {visible(wait.file)}")
     parts.append(f"goes on by {wait.leaves.value}" if wait.leaves.value != "runs" else "runs")

@@ -12,10 +12,22 @@ import csv
 import json
 from typing import Any, TextIO
 
-from drgn_reliable.model import CapsuleSummary, DumpReport, Frame, Reason, TaskReport
+from drgn_reliable.model import (
+    CapsuleSummary,
+    DumpReport,
+    Frame,
+    Frames,
+    KernelAnswer,
+    ProofAnswer,
+    Reason,
+    TaskReport,
+    Trace,
+)
 from drgn_reliable.reasons import CATALOGUE
+from drgn_reliable.render.once import OnceFor
 from drgn_reliable.render.visible import inert, visible
-from drgn_reliable.selection import summary_counts
+from drgn_reliable.report import Scan
+from drgn_reliable.selection import Tally
 
 __all__ = (
     "SCHEMA",
@@ -27,6 +39,7 @@ __all__ = (
     "task_dict",
     "write_csv",
     "write_json",
+    "write_jsonl",
 )
 
 SCHEMA = "drgn-reliable/1"
@@ -71,6 +84,15 @@ def reason_dict(reason: Reason) -> dict[str, Any]:
 def task_dict(report: TaskReport) -> dict[str, Any]:
     """One element of ``tasks``."""
     return {
+        **_task_members(report),
+        **_verdicts(report.kernel, report.proof),
+        "frames": [frame_dict(frame) for frame in report.frames],
+        "reasons": [reason_dict(reason) for reason in report.reasons],
+    }
+
+
+def _task_members(report: TaskReport) -> dict[str, Any]:
+    return {
         "task": hex_or_null(report.task),
         "pid": report.pid,
         "tgid": report.tgid,
@@ -78,22 +100,56 @@ def task_dict(report: TaskReport) -> dict[str, Any]:
         "comm": report.comm,
         "state": report.state,
         "kind": report.kind.value,
-        "kernel": {
-            "verdict": report.kernel.verdict.value,
-            "errno": report.kernel.errno,
-            "entries": [hex_or_null(entry) for entry in report.kernel.entries],
-        },
-        "proof": {
-            "verdict": report.proof.verdict.value,
-            "entries": [hex_or_null(entry) for entry in report.proof.entries],
-        },
-        "frames": [frame_dict(frame) for frame in report.frames],
-        "reasons": [reason_dict(reason) for reason in report.reasons],
     }
 
 
-def dump_header(report: DumpReport) -> dict[str, Any]:
-    """Everything of a report but its tasks."""
+def _verdicts(kernel: KernelAnswer, proof: ProofAnswer) -> dict[str, Any]:
+    return {
+        "kernel": {
+            "verdict": kernel.verdict.value,
+            "errno": kernel.errno,
+            "entries": [hex_or_null(entry) for entry in kernel.entries],
+        },
+        "proof": {
+            "verdict": proof.verdict.value,
+            "entries": [hex_or_null(entry) for entry in proof.entries],
+        },
+    }
+
+
+class _TaskWriter:
+    """Writes :func:`task_dict` as JSON, and what many tasks share only once."""
+
+    def __init__(self) -> None:
+        self._frames = OnceFor(_frames_template)
+        self._verdicts = OnceFor(_verdicts_text)
+
+    def text(self, report: TaskReport) -> str:
+        """One element of ``tasks``."""
+        frames = Frames.of(report.frames)
+        base = frames.base
+        shown = self._frames(frames.trace) % tuple([base + at for at in frames.trace.offsets])
+        reasons = json.dumps([reason_dict(reason) for reason in report.reasons])
+        task = json.dumps(_task_members(report))
+        verdicts = self._verdicts(report.kernel, report.proof)
+        return f'{task[:-1]}, {verdicts}, "frames": {shown}, "reasons": {reasons}}}'
+
+
+def _frames_template(trace: Trace) -> str:
+    """JSON of a trace's frames, with a ``%x`` for each stack pointer."""
+    shown = []
+    for code, found_by in zip(trace.codes, trace.found_by, strict=True):
+        text = json.dumps(frame_dict(Frame(code, 0, found_by))).replace("%", "%%")
+        shown.append(text.replace('"sp": "0x0"', '"sp": "0x%x"', 1))
+    return f"[{', '.join(shown)}]"
+
+
+def _verdicts_text(kernel: KernelAnswer, proof: ProofAnswer) -> str:
+    return json.dumps(_verdicts(kernel, proof))[1:-1]
+
+
+def dump_header(report: DumpReport | Scan) -> dict[str, Any]:
+    """What is known of a dump before its tasks are."""
     return {
         "schema": SCHEMA,
         "dump": report.dump,
@@ -102,28 +158,42 @@ def dump_header(report: DumpReport) -> dict[str, Any]:
         "unwinder": report.unwinder,
         "types": report.types,
         "symbols": report.symbols,
-        "problems": list(report.problems),
-        "warnings": list(report.warnings),
-        "summary": summary_counts(report.tasks),
     }
 
 
-def write_json(report: DumpReport, out: TextIO) -> None:
-    """One document, one line for each task."""
+def _outcome(report: DumpReport | Scan, tally: Tally) -> dict[str, Any]:
+    """What is known when all tasks have been walked."""
+    return {
+        "problems": list(report.problems),
+        "warnings": list(report.warnings),
+        "summary": tally.counts(),
+    }
+
+
+def write_json(report: DumpReport | Scan, out: TextIO) -> Tally:
+    """One document, one line for each task; problems and the summary come last."""
+    tally, writer = Tally(), _TaskWriter()
     header = json.dumps(dump_header(report), indent=1)
     out.write(header[: header.rindex("\n}")] + ',\n "tasks": [')
     separator = "\n  "
-    for task in report.tasks:
-        out.write(separator + json.dumps(task_dict(task)))
+    for task in tally.over(report.tasks):
+        out.write(separator + writer.text(task))
         separator = ",\n  "
-    out.write("\n ]\n}\n")
+    outcome = json.dumps(_outcome(report, tally), indent=1)
+    out.write("\n ]," + outcome[1:] + "\n")
+    return tally
 
 
-def write_jsonl(report: DumpReport, out: TextIO) -> None:
-    """One document a line: first the dump's, then one for each task, each with the schema."""
+def write_jsonl(report: DumpReport | Scan, out: TextIO) -> Tally:
+    """A document a line, each with the schema: first the dump's, then one for each task as soon as
+    it is known, last the outcome. Without the last line, it is not the whole report."""
+    tally, writer = Tally(), _TaskWriter()
     out.write(json.dumps(dump_header(report)) + "\n")
-    for task in report.tasks:
-        out.write(json.dumps({"schema": SCHEMA, **task_dict(task)}) + "\n")
+    start = json.dumps({"schema": SCHEMA})[:-1]
+    for task in tally.over(report.tasks):
+        out.write(f"{start}, {writer.text(task)[1:]}\n")
+    out.write(json.dumps({"schema": SCHEMA, **_outcome(report, tally)}) + "\n")
+    return tally
 
 
 CSV_COLUMNS = (
@@ -132,15 +202,16 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
-def write_csv(report: DumpReport, out: TextIO) -> None:
+def write_csv(report: DumpReport | Scan, out: TextIO) -> Tally:
     """One row a task; reasons and functions are separated by spaces, innermost first.
 
     Names are as :func:`~drgn_reliable.render.visible.inert` shows them, spaces in the names of
     functions as ``\\x20``; JSON has them as they are.
     """
+    tally, stack, entries = Tally(), OnceFor(_stack_cell), OnceFor(_entries_cell)
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
-    for task in report.tasks:
+    for task in tally.over(report.tasks):
         writer.writerow(
             (
                 hex_or_null(task.task),
@@ -154,14 +225,19 @@ def write_csv(report: DumpReport, out: TextIO) -> None:
                 task.kernel.errno,
                 task.proof.verdict.value,
                 " ".join(reason.id for reason in task.reasons),
-                " ".join(f"{entry:#x}" for entry in task.kernel.entries),
-                inert(" ".join(map(_one_word, task.frames))),
+                entries(task.kernel),
+                stack(Frames.of(task.frames).trace),
             )
         )
+    return tally
 
 
-def _one_word(frame: Frame) -> str:
-    return visible(frame.function).replace(" ", r"\x20")
+def _entries_cell(kernel: KernelAnswer) -> str:
+    return " ".join(f"{entry:#x}" for entry in kernel.entries)
+
+
+def _stack_cell(trace: Trace) -> str:
+    return inert(" ".join(visible(code.function).replace(" ", r"\x20") for code in trace.codes))
 
 
 def capsule_dict(made: CapsuleSummary) -> dict[str, Any]:

@@ -10,7 +10,6 @@ it has by a hash in ``.orc_header`` (since 6.4), and older ones by the bit field
 
 from __future__ import annotations
 
-import bisect
 import struct
 from collections.abc import Sequence
 from enum import IntEnum
@@ -283,8 +282,9 @@ _SHORT_TABLE = 256
 class _Table:
     """One pair of arrays: ``ip`` holds for each entry its address minus its own place.
 
-    A short table's addresses are read at once; of a long one nothing is read but what the
-    binary search touches.
+    The search is the kernel's, step for step: in a table whose order is damaged it comes to the
+    entry to which the kernel would have come. A short table's addresses are read at once; of a long
+    one nothing is read but what the search touches.
     """
 
     def __init__(self, prog: Program, ip: int, entries: int, count: int, entry_size: int) -> None:
@@ -311,11 +311,15 @@ class _Table:
         """
         if self._count <= 0:
             return None
-        if self._count <= _SHORT_TABLE:
-            i = bisect.bisect_right(self._addresses(), address)
-        else:
-            i = bisect.bisect_right(range(self._count), address, key=self._address)
-        place = self._entries + max(0, i - 1) * self._entry_size & MASK
+        short = self._addresses() if self._count <= _SHORT_TABLE else None
+        first, last, found = 0, self._count - 1, 0
+        while first <= last:
+            middle = (first + last) // 2
+            if (short[middle] if short else self._address(middle)) <= address:
+                found, first = middle, middle + 1
+            else:
+                last = middle - 1
+        place = self._entries + found * self._entry_size & MASK
         entry: bytes = self._prog.read(place, self._entry_size)
         return entry
 
