@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import pty
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import shtab
 
 from tests.parsers import PARSERS, make_parser, options
+from tests.programs import program
 from tests.prompt import read_until
 
 CASES = [
@@ -64,19 +64,10 @@ def install(shell: str, place: Path) -> None:
     (place / ".scripts" / name).write_text(shtab.complete(make_parser(), shell))
 
 
-def available(shell: str) -> str:
-    """The path of a shell; bash is always there."""
-    path = shutil.which(shell)
-    if path is None:
-        assert shell != "bash"
-        pytest.skip(f"{shell} is not installed")
-    return path
-
-
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_tab_key(shell: str, place: Path) -> None:
     """Commands, options, choices and files are completed at a real terminal."""
-    path = available(shell)
+    path = program(shell)
     command, prepare = SHELLS[shell]
     install(shell, place)
     pid, terminal = pty.fork()
@@ -100,7 +91,7 @@ def test_the_tab_key(shell: str, place: Path) -> None:
 
 def test_fish_offers_the_same(place: Path) -> None:
     """fish says what it would offer."""
-    available("fish")
+    program("fish")
     install("fish", place)
     for typed, expected in CASES:
         done = subprocess.run(

@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from datetime import date
@@ -18,6 +17,7 @@ import pytest
 from contrib.docs import manpage
 from drgn_reliable.exits import GENERAL, Exit
 from tests.parsers import LEAVES, PARSERS
+from tests.programs import program
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(manpage.PAGES.glob("*.1"))
@@ -97,8 +97,7 @@ def test_the_environment_is_all_that_is_read() -> None:
 @pytest.mark.parametrize("formatter", FORMATTERS)
 def test_formatters_have_nothing_to_say(formatter: str) -> None:
     """No warning, no matter of style, from any of them."""
-    if shutil.which(formatter) is None:
-        pytest.skip(f"{formatter} is not installed")
+    program(formatter)
     for file in FILES:
         done = subprocess.run(
             [*FORMATTERS[formatter], str(file)],

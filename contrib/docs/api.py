@@ -14,12 +14,14 @@ import importlib
 import inspect
 import io
 import pydoc
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 from docutils import nodes
@@ -139,7 +141,7 @@ def build(out: Path) -> None:
         app.connect("autodoc-process-signature", _no_fields)
         app.build()
     if warnings.getvalue() or app.statuscode:
-        raise BrokenReference(warnings.getvalue().strip())
+        raise BrokenReference(re.sub(r"\x1b\[[\d;]*m", "", warnings.getvalue()).strip())
 
 
 _SETTINGS: dict[str, Any] = {
@@ -169,10 +171,17 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
+def _kind(thing: object) -> str:
+    # In Python 3.10 inspect takes an alias such as Callable[[int], None] for a class.
+    if isinstance(thing, type) and not isinstance(thing, GenericAlias):
+        return "class"
+    return "function" if inspect.isroutine(thing) else "data"
+
+
 def _without_words(module: str, name: str) -> Iterator[str]:
     """The name if it has no docstring, and the methods of a class that have none."""
     thing = getattr(importlib.import_module(module), name)
-    if inspect.isclass(thing):
+    if _kind(thing) == "class":
         # Dataclasses and named tuples without one are given their signature.
         if not thing.__doc__ or thing.__doc__.startswith(f"{name}("):
             yield f"{module}.{name}"
@@ -180,7 +189,7 @@ def _without_words(module: str, name: str) -> Iterator[str]:
             made = inspect.isroutine(value) or isinstance(value, property)
             if made and not member.startswith("_") and not inspect.getdoc(value):
                 yield f"{module}.{name}.{member}"
-    elif inspect.isroutine(thing):
+    elif _kind(thing) == "function":
         if not thing.__doc__:
             yield f"{module}.{name}"
     elif ("", name) not in ModuleAnalyzer.for_module(module).find_attr_docs():
@@ -206,7 +215,7 @@ def _index() -> Iterator[str]:
 
 def _first_sentence(name: str) -> str:
     thing = getattr(drgn_reliable, name)
-    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+    if _kind(thing) == "data":
         return ""
     return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
 
@@ -224,7 +233,7 @@ def _page(page: Page) -> Iterator[str]:
 
 def _entry(module: str, name: str) -> Iterator[str]:
     thing = getattr(importlib.import_module(module), name)
-    kind = "class" if inspect.isclass(thing) else "function" if inspect.isroutine(thing) else "data"
+    kind = _kind(thing)
     yield f".. auto{kind}:: {module}.{name}"
     if kind == "class":
         yield from ("   :members:", "   :undoc-members:")
