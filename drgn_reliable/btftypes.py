@@ -395,6 +395,10 @@ class BtfTypes:
 
     def _parameter(self, blob: Btf, record: BtfMember) -> TypeParameter:
         def resolve() -> Object:
-            return Object(self._prog, self.type(blob, record.type_id))
+            found = self.type(blob, record.type_id)
+            try:
+                return Object(self._prog, found)
+            except _IMPOSSIBLE as e:
+                raise BtfError(f"BTF parameter {record.name!r} cannot be: {e}") from e
 
         return TypeParameter(resolve, record.name or None)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import drgn_reliable
 from drgn_reliable.capsule import write_capsule
+from drgn_reliable.command import Command, at_least
 from drgn_reliable.commands import (
     CAPSULE,
     EXPLAIN,
@@ -25,7 +26,6 @@ from drgn_reliable.commands import (
     KLP,
     REASONS,
     SCAN,
-    Command,
     exit_code,
     klp_exit_code,
     run_explain,
@@ -37,9 +37,11 @@ from drgn_reliable.commands import (
     write_scan,
 )
 from drgn_reliable.errors import DumpError, ReliableError, UsageError
+from drgn_reliable.exits import Exit
 from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.outfile import drop_standard_output, output
+from drgn_reliable.parallel import MANY
 from drgn_reliable.qemu import Snapshot
 from drgn_reliable.render.visible import visible
 from drgn_reliable.report import Scanner
@@ -48,9 +50,9 @@ from drgn_reliable.tasks import Task
 
 __all__ = ("main", "make_parser")
 
-EXIT_USAGE = 2
-EXIT_DUMP = 3
-EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+EXIT_USAGE = Exit.USAGE
+EXIT_DUMP = Exit.DUMP
+EXIT_INTERRUPTED, EXIT_TERMINATED = Exit.INTERRUPTED, Exit.TERMINATED
 _FILES = ("FILE", "STORE", "OLD", "PATH|GLOB|MANIFEST")
 
 _EPILOG = """\
@@ -98,6 +100,13 @@ def make_parser() -> argparse.ArgumentParser:
     scan.add_argument(
         "-o", "--output", metavar="FILE", help="write the report to FILE, whole or not at all"
     ).complete = shtab.FILE  # type: ignore[attr-defined]
+    scan.add_argument(
+        "--jobs",
+        type=at_least(int, 1),
+        metavar="N",
+        help="processes that walk at once, each with the dump open; by default one, and for more "
+        f"than {MANY:,} tasks as many as there are CPUs, four at most",
+    )
     klp = _add(commands, KLP)
     _add_dump(klp, live=True)
     _add_tasks(klp, "look at this thread only")
@@ -129,7 +138,7 @@ def _add(
         command.name,
         help=command.summary,
         description=fill(command.description, 80),
-        epilog=command.examples,
+        epilog=command.epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for argument in command.arguments:
@@ -200,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all of Unicode
     logging.getLogger("drgn").addHandler(_DRGN)
-    args = make_parser().parse_args(argv)
+    args = _parse(argv)
     try:
         return _run(args)
     except UsageError as e:
@@ -221,6 +230,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("terminated", EXIT_TERMINATED)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        try:
+            return make_parser().parse_args(argv)
+        finally:
+            sys.stdout.flush()  # help, or a completion script
+    except BrokenPipeError:
+        drop_standard_output()
+        sys.exit(Exit.DONE)
 
 
 def _subject(args: argparse.Namespace) -> str:
@@ -271,7 +291,7 @@ def _run(args: argparse.Namespace) -> int:
         _warn(args, Scanner(kernel).warnings())
         return 0
     scan = start_scan(kernel, args, args.task, _progress)
-    with output(args.output, [args.dump] if args.dump else []) as out:
+    with scan, output(args.output, [args.dump] if args.dump else []) as out:
         tally = write_scan(kernel, scan, args, out)
     _warn(args, scan.warnings)
     for problem in scan.problems:

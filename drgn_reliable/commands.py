@@ -11,10 +11,12 @@ import argparse
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TextIO
 
+from drgn_reliable.command import Command, argument
 from drgn_reliable.errors import UsageError
+from drgn_reliable.exits import GENERAL, Exit
 from drgn_reliable.explain import explain_task
 from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
@@ -22,6 +24,7 @@ from drgn_reliable.fleet.onedump import one_dump_report
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.livepatch import Decision, LivepatchReport, analyse, analyse_living
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
+from drgn_reliable.parallel import ParallelScanner, walkers_for
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
 from drgn_reliable.render import FORMATS, Style, render
 from drgn_reliable.render.explanation import write_explanations, write_explanations_json
@@ -40,9 +43,6 @@ __all__ = (
     "KLP",
     "REASONS",
     "SCAN",
-    "Argument",
-    "Command",
-    "argument",
     "exit_code",
     "klp_exit_code",
     "run_explain",
@@ -53,30 +53,6 @@ __all__ = (
     "start_scan",
     "write_scan",
 )
-
-
-@dataclass(frozen=True)
-class Argument:
-    """One argument, as :meth:`argparse.ArgumentParser.add_argument` takes it."""
-
-    names: tuple[str, ...]
-    options: dict[str, Any]
-
-
-def argument(*names: str, **options: Any) -> Argument:
-    """An argument, written as :meth:`argparse.ArgumentParser.add_argument` is called."""
-    return Argument(names, options)
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a command is, for whatever front end offers it."""
-
-    name: str
-    summary: str
-    description: str
-    examples: str
-    arguments: tuple[Argument, ...]
 
 
 _VERDICTS = """\
@@ -106,7 +82,6 @@ SCAN = Command(
     "say of every task whether its kernel stack trace is reliable, and why not",
     _VERDICTS,
     """\
-examples:
   drgn-reliable scan vmcore                        every task, what matters first
   drgn-reliable scan vmcore --only unreliable -v   traces and reasons of the unreliable
   drgn-reliable scan vmcore --task 1 --task 0xffff888100be8000 -v
@@ -114,13 +89,6 @@ examples:
   drgn-reliable scan vmcore --format json -o report.json
   drgn-reliable scan vmcore --format html -o report.html
   drgn-reliable scan vmcore --format folded | flamegraph.pl > stacks.svg
-
-exit status:
-  0  no task is unreliable (tasks running on a CPU do not count)
-  1  at least one of the tasks reported is unreliable, or the kernel has no
-     reliable stack trace
-  2  usage: an argument is wrong
-  3  the dump cannot be opened, lacks what is needed, or could not be read whole
 """,
     (
         argument(
@@ -156,6 +124,13 @@ exit status:
             "those that are alike share one",
         ),
     ),
+    {
+        Exit.DONE: "no task is unreliable (tasks running on a CPU do not count)",
+        Exit.FOUND: "at least one of the tasks reported is unreliable, or the kernel has no "
+        "reliable stack trace",
+        Exit.USAGE: GENERAL[Exit.USAGE],
+        Exit.DUMP: "the dump cannot be opened, lacks what is needed, or could not be read whole",
+    },
 )
 
 REASONS = Command(
@@ -165,7 +140,6 @@ REASONS = Command(
     "document, whether the kernel itself refuses the trace because of it or accepts it "
     "(advisory), and what it does to the proof.",
     """\
-examples:
   drgn-reliable reasons                   all of them, a line each
   drgn-reliable reasons kprobe-slot       all that is known of one
   drgn-reliable reasons --section 4.4     a section's
@@ -180,6 +154,7 @@ examples:
         _FACTS_FORMAT,
         argument("-v", "--verbose", action="store_true", help="show all that is known of each"),
     ),
+    {Exit.DONE: "the reasons were listed", Exit.USAGE: GENERAL[Exit.USAGE]},
 )
 
 INFO = Command(
@@ -192,11 +167,15 @@ INFO = Command(
     "task. What the dump would have to hold is `not in this dump`; what this kernel does not "
     "have at all is left out (null in JSON).",
     """\
-examples:
   drgn-reliable info vmcore
   drgn-reliable info vmcore --format json
 """,
     (_FACTS_FORMAT,),
+    {
+        Exit.DONE: "what is known was shown",
+        Exit.USAGE: GENERAL[Exit.USAGE],
+        Exit.DUMP: "the dump cannot be opened or lacks what is needed",
+    },
 )
 
 EXPLAIN = Command(
@@ -208,21 +187,9 @@ EXPLAIN = Command(
     "Then draw the stacks: which word is a return address, a saved register, a part of a struct "
     "pt_regs, and what merely looks like code.",
     """\
-examples:
   drgn-reliable explain vmcore 4711
   drgn-reliable explain vmcore 0xffff888100be8000 --words all
   drgn-reliable explain vmcore 1 --symbols vmlinux --symbols mod.ko.debug
-
-In formulas, *x is the word at x, and cfa the stack pointer before the call; all is
-assigned at once, but for cfa, which the others use. The first rule is followed; those after
-`also` are what it is held against. Where they lead to different callers, that is the reason
-providers-disagree. A scan looks for it in the tasks that the kernel refuses or that something
-is held against; explain does for every task.
-
-exit status:
-  0  the tasks were explained
-  2  usage: an argument is wrong, or there is no such task
-  3  the dump cannot be opened or lacks what is needed
 """,
     (
         argument(
@@ -234,6 +201,18 @@ exit status:
         ),
         _FACTS_FORMAT,
     ),
+    {
+        Exit.DONE: "the tasks were explained",
+        Exit.USAGE: "usage: an argument is wrong, or there is no such task",
+        Exit.DUMP: "the dump cannot be opened or lacks what is needed",
+    },
+    """\
+In formulas, *x is the word at x, and cfa the stack pointer before the call; all is
+assigned at once, but for cfa, which the others use. The first rule is followed; those after
+`also` are what it is held against. Where they lead to different callers, that is the reason
+providers-disagree. A scan looks for it in the tasks that the kernel refuses or that something
+is held against; explain does for every task.
+""",
 )
 
 KLP = Command(
@@ -244,17 +223,10 @@ KLP = Command(
     "unreliable stack, sleeping on a function of the patch), all such functions on its stack, what "
     "it waits for, and what to do. What the kernel's own log says of each task is compared.",
     """\
-examples:
   drgn-reliable klp vmcore                      why does it not finish
   drgn-reliable klp vmcore -v                   with stacks and every patched function
   drgn-reliable klp vmcore --only sleeping      one kind only
   drgn-reliable klp vmcore --format json
-
-exit status:
-  0  no transition, or all tasks would switch at the next attempt
-  1  stalled: at least one task cannot be switched
-  2  usage: an argument is wrong
-  3  the dump cannot be opened, lacks what is needed, or could not be read whole
 """,
     (
         argument(
@@ -272,6 +244,12 @@ exit status:
             help="show whole stacks, and every function of every patch",
         ),
     ),
+    {
+        Exit.DONE: "no transition, or all tasks would switch at the next attempt",
+        Exit.FOUND: "stalled: at least one task cannot be switched",
+        Exit.USAGE: GENERAL[Exit.USAGE],
+        Exit.DUMP: "the dump cannot be opened, lacks what is needed, or could not be read whole",
+    },
 )
 
 CAPSULE = Command(
@@ -282,19 +260,10 @@ CAPSULE = Command(
     "opens in plain drgn, and can be sent with a bug report. Kernel stacks can hold secrets "
     "(keys, file names, user data): look at who will read it.",
     """\
-examples:
   drgn-reliable capsule vmcore -o small.kdump
   drgn-reliable capsule vmcore -o one.kdump --task 4711
   drgn-reliable capsule vmcore -o code.kdump --add-text   for drgn to disassemble
   drgn-reliable capsule vmcore -o big.kdump --add-crash   opens in crash, too (x86_64)
-
-With --task, a scan of the capsule needs the same --task: of other tasks it has the task
-structure at most, and says that their stacks are not there.
-
-exit status:
-  0  the capsule was written and gives the same report
-  2  usage: an argument is wrong, or the capsule cannot be written
-  3  the dump cannot be opened, or the capsule would not give the same report
 """,
     (
         argument(
@@ -309,6 +278,15 @@ exit status:
         ),
         _FACTS_FORMAT,
     ),
+    {
+        Exit.DONE: "the capsule was written and gives the same report",
+        Exit.USAGE: "usage: an argument is wrong, or the capsule cannot be written",
+        Exit.DUMP: "the dump cannot be opened, or the capsule would not give the same report",
+    },
+    """\
+With --task, a scan of the capsule needs the same --task: of other tasks it has the task
+structure at most, and says that their stacks are not there.
+""",
 )
 
 Progress = Callable[[Iterable[Task], int], Iterable[Task]]
@@ -337,7 +315,12 @@ def start_scan(
         )
     every = kernel.tasks
     tasks = every.select(wanted) if wanted else progress(every, kernel.expected_tasks())
-    return Scan(Scanner(kernel), tasks, passes if args.only or args.reason else None)
+    walkers = 0 if wanted else walkers_for(kernel, getattr(args, "jobs", 1))
+    if walkers:
+        scanner: Scanner = ParallelScanner(kernel, walkers, args.symbols or (), args.vmcoreinfo)
+    else:
+        scanner = Scanner(kernel)
+    return Scan(scanner, tasks, passes if args.only or args.reason else None)
 
 
 def write_scan(
@@ -354,13 +337,13 @@ def write_scan(
         return render(report, args.format, Style(args.verbose, args.group, args.all), out)
 
 
-def exit_code(report: Scan | DumpReport, tally: Tally) -> int:
+def exit_code(report: Scan | DumpReport, tally: Tally) -> Exit:
     """The exit status that the scan's help documents."""
     if report.problems:
-        return 3
+        return Exit.DUMP
     verdicts = tally.counts()["kernel"]
     bad = (KernelVerdict.UNRELIABLE, KernelVerdict.UNSUPPORTED)
-    return int(any(verdicts[verdict.value] for verdict in bad))
+    return Exit.FOUND if any(verdicts[verdict.value] for verdict in bad) else Exit.DONE
 
 
 def run_explain(
@@ -410,9 +393,11 @@ def run_klp(
     return report
 
 
-def klp_exit_code(report: LivepatchReport) -> int:
+def klp_exit_code(report: LivepatchReport) -> Exit:
     """The exit status that the command's help documents."""
-    return 3 if report.problems else int(report.stalled)
+    if report.problems:
+        return Exit.DUMP
+    return Exit.FOUND if report.stalled else Exit.DONE
 
 
 def run_reasons(args: argparse.Namespace, out: TextIO) -> list[ReasonKind]:

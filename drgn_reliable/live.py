@@ -245,17 +245,12 @@ class LiveKernel:
 
     # Livepatches -------------------------------------------------------------------------
 
-    def transition_changed(self, patch: str | None, target: int | None) -> bool:
-        """Whether another livepatch transition is in progress now.
-
-        :param patch: the name of the patch that it was of, None if there was none.
-        :param target: what it led to.
-        """
+    def transition(self) -> tuple[str, int | None] | None:
+        """The livepatch transition that is in progress now: the patch's name, and what it leads
+        to."""
         patches = Patches(self._prog, self._kernel.symbols, [])
-        now = patches.in_transition
-        if patch is None or now is None:
-            return patch is not None or now is not None
-        return (now.name, patches.target) != (patch, target)
+        patch = patches.in_transition
+        return (patch.name, patches.target) if patch else None
 
     # What there is to say -------------------------------------------------------------------
 

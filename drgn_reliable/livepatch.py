@@ -321,6 +321,7 @@ def analyse_living(
 
     :param tasks: see :func:`analyse`, and so the others.
     """
+    before = kernel.live.transition() if kernel.live else None
     every = list(kernel.tasks if tasks is None else tasks)
     chosen = {task.address for task in every} if only is None else set(only)
     wanted = (task for task in every if task.address in chosen)
@@ -328,9 +329,7 @@ def analyse_living(
     ended = chosen - set(reports)
     left = [task for task in every if task.address not in ended]
     found = analyse(kernel, left, only, lambda task: reports[task.address])
-    patches = kernel.owners.patches
-    patch = found.transition.patch if found.transition else None
-    if kernel.live and kernel.live.transition_changed(patch, patches.target):
+    if kernel.live and kernel.live.transition() != before:
         problem = "the transition ended, began or turned while it was looked at; look again"
         found = replace(found, problems=(*found.problems, problem))
     return found

@@ -111,7 +111,7 @@ def pointed_type(type_: Type, path: str) -> Type:
     """
     found = member_type(type_, path)
     if found.kind not in (TypeKind.ARRAY, TypeKind.POINTER):
-        raise _damaged(type_, path, f"it is {found.type_name()!r}, not a pointer or an array")
+        raise _damaged(type_, path, f"it is {_in_words(found)}, not a pointer or an array")
     return _underlying(found.type)
 
 
@@ -125,15 +125,22 @@ def size_of(type_: Type) -> int:
     except MissingInformation:
         raise
     except _IMPOSSIBLE as e:
-        raise MissingInformation(f"damaged types: {type_.type_name()}: {e}") from e
+        raise MissingInformation(f"damaged types: {_in_words(type_)}: {e}") from e
     if size > _LARGEST:
-        raise MissingInformation(f"damaged types: {type_.type_name()} has {size} bytes")
+        raise MissingInformation(f"damaged types: {_in_words(type_)} has {size} bytes")
     return size
+
+
+def _in_words(type_: Type) -> str:
+    try:
+        return str(type_.type_name())
+    except (MissingInformation, *_IMPOSSIBLE):
+        return f"a type of kind {type_.kind.name}"
 
 
 def _damaged(type_: Type, path: str, why: str) -> MissingInformation:
     return MissingInformation(
-        f"damaged types: {type_.type_name()} and its member {path!r}: {why}; "
+        f"damaged types: {_in_words(type_)} and its member {path!r}: {why}; "
         "name the kernel's vmlinux with --symbols"
     )
 
@@ -144,7 +151,7 @@ def _code(type_: Type, path: str, *, text: bool) -> str:
     if text:
         if found.kind == TypeKind.ARRAY and size_of(found) == found.length:
             return f"{found.length}s"
-        raise _damaged(type_, path, f"it is {found.type_name()!r}, not an array of characters")
+        raise _damaged(type_, path, f"it is {_in_words(found)}, not an array of characters")
     if found.kind == TypeKind.POINTER:
         return "Q"
     if found.kind == TypeKind.ENUM:
@@ -152,7 +159,7 @@ def _code(type_: Type, path: str, *, text: bool) -> str:
             return "I"
         found = _underlying(found.type)
     if found.kind not in (TypeKind.INT, TypeKind.BOOL) or found.size not in (1, 2, 4, 8):
-        raise _damaged(type_, path, f"it is {found.type_name()!r}, not a number or a pointer")
+        raise _damaged(type_, path, f"it is {_in_words(found)}, not a number or a pointer")
     return _FORMATS[found.size, found.kind == TypeKind.INT and found.is_signed]
 
 

@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from drgn import Program
-from drgn.commands import CommandArgumentError, argument
+from drgn.commands import CommandArgumentError, CommandError, argument
 from drgn.commands.linux import linux_kernel_command
 
+from drgn_reliable.command import Command
 from drgn_reliable.commands import (
     EXPLAIN,
     KLP,
     REASONS,
     SCAN,
-    Command,
     run_explain,
     run_klp,
     run_reasons,
     start_scan,
     write_scan,
 )
-from drgn_reliable.errors import UsageError
+from drgn_reliable.errors import ReliableError, UsageError
 from drgn_reliable.explanation import Explanation
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.livepatch import LivepatchReport
@@ -142,6 +142,8 @@ class _Offer:
                 return self.run(prog, args)
             except UsageError as e:
                 raise CommandArgumentError(visible(str(e))) from e
+            except ReliableError as e:
+                raise CommandError(visible(str(e))) from e
 
 
 for _offer in (

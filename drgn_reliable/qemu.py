@@ -23,7 +23,7 @@ from drgn import Program
 from drgn_reliable.errors import DumpError
 from drgn_reliable.files.packed import Watch, unwatched
 from drgn_reliable.opening import open_dump
-from drgn_reliable.qmp import Qmp, QmpError
+from drgn_reliable.qmp import Qmp, QmpBusy, QmpError
 
 __all__ = ("COMMANDS", "Snapshot", "open_guest", "take_snapshot")
 
@@ -117,8 +117,8 @@ class _Monitor:
     def __init__(self, path: str) -> None:
         try:
             self._qmp = Qmp(path, CONNECT_SECONDS)
-        except QmpError as e:
-            hint = "another client may have it (QEMU serves one at a time): give QEMU a second -qmp"
+        except QmpBusy as e:
+            hint = "another client has it, QEMU serves one at a time: give QEMU a second -qmp"
             raise QmpError(f"{e}; {hint}") from e
 
     def close(self) -> None:

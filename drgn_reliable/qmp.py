@@ -11,12 +11,13 @@ import json
 import socket
 import time
 from collections.abc import Callable, Sequence
+from errno import EAGAIN
 from os import PathLike, fspath
 from typing import Any
 
 from drgn_reliable.errors import DumpError
 
-__all__ = ("Qmp", "QmpError", "QmpLost")
+__all__ = ("Qmp", "QmpBusy", "QmpError", "QmpLost")
 
 ANSWER_SECONDS = 600.0
 """Some commands are answered when their work is done."""
@@ -30,6 +31,10 @@ class QmpError(DumpError):
 
 class QmpLost(QmpError):
     """QEMU went away."""
+
+
+class QmpBusy(QmpError):
+    """QEMU takes nobody, or does not answer in time: it serves one client at a time."""
 
 
 class Qmp:
@@ -56,7 +61,7 @@ class Qmp:
             deadline = time.monotonic() + timeout
             greeting = self._receive("greeting", deadline, timeout)
             if "QMP" not in greeting:
-                raise QmpError(f"greeting: not QMP: {greeting!r:.80}")
+                raise QmpError(f"greeting: not QMP, but {greeting!r:.80}")
             self.execute("qmp_capabilities", timeout=timeout)
         except BaseException:
             self.close()
@@ -118,7 +123,7 @@ class Qmp:
                 self._socket.settimeout(left)
                 data = self._socket.recv(1 << 16)
             except TimeoutError:
-                raise QmpError(f"{what}: no answer from QEMU in {seconds:g} seconds") from None
+                raise QmpBusy(f"{what}: no answer from QEMU in {seconds:g} seconds") from None
             except OSError:
                 data = b""
             self._buffer += data
@@ -141,6 +146,8 @@ def _connect(path: str, timeout: float, alive: Callable[[], bool]) -> socket.soc
         except OSError as error:
             connection.close()
             kind = QmpError if alive() else QmpLost
+            if error.errno == EAGAIN:
+                kind = QmpBusy  # as many wait already as there is room for
             if kind is QmpLost or time.monotonic() > deadline:
                 raise kind(f"no connection to QEMU: {error}") from None
         time.sleep(0.05)

@@ -32,6 +32,7 @@ __all__ = (
     "report_of",
     "scan",
     "scan_task",
+    "task_report",
 )
 
 _NO_TEXT = ("not-kernel-text", "text-not-checked")
@@ -59,7 +60,7 @@ class Scanner:
             walk, known = self._repeats.walk(task)
         if known is None:
             return self._judged(task, walk)
-        return _report(task, known.kernel, known.proof, Frames(known.trace, task.stack), ())
+        return task_report(task, known.kernel, known.proof, Frames(known.trace, task.stack), ())
 
     def _walked(self, task: Task) -> TaskReport:
         return self._judged(task, walk_task(self.kernel.unwinder, task))
@@ -72,6 +73,9 @@ class Scanner:
         """The reports of tasks, as they are made."""
         live = self.kernel.live
         return live.reports(tasks, self._walked) if live else map(self._walked, tasks)
+
+    def end(self) -> None:
+        """Leave nothing behind that works for the scanner: this one works alone."""
 
     def problems(self) -> tuple[str, ...]:
         """What has kept the scan so far from seeing everything, one line each."""
@@ -138,6 +142,12 @@ class Scan:
         self.tasks: Iterator[TaskReport] = filter(passes, reports) if passes else reports
         """The reports, once."""
 
+    def __enter__(self) -> Scan:
+        return self
+
+    def __exit__(self, *of: object) -> None:
+        self._scanner.end()
+
     @property
     def problems(self) -> tuple[str, ...]:
         """What has kept the scan so far from seeing every task, one line each."""
@@ -159,7 +169,7 @@ def report_of(task: Task, walk: Walk, proof: Walk, *, supported: bool) -> TaskRe
 
     :param supported: whether the kernel has a reliable stack trace.
     """
-    return _report(
+    return task_report(
         task,
         kernel_answer(walk, running=task.on_cpu, supported=supported),
         proof_answer(proof),
@@ -168,13 +178,14 @@ def report_of(task: Task, walk: Walk, proof: Walk, *, supported: bool) -> TaskRe
     )
 
 
-def _report(
+def task_report(
     task: Task,
     kernel: KernelAnswer,
     proof: ProofAnswer,
     frames: Frames,
     reasons: tuple[Reason, ...],
 ) -> TaskReport:
+    """What is said of a task: who it is, and what came of its walk."""
     return TaskReport(
         task.address,
         task.pid,

@@ -80,3 +80,5 @@ DUMP_6_1 = next(dump for dump in DUMPS if dump.name == "x86_64-6.1.kdump")
 """The one that most tests look at: a task in every state, and debug information."""
 TRANSITIONS = load_manifest(VMCORES / "livepatch")
 """Dumps of livepatch transitions, each with its kernel's own state of livepatching."""
+(HOSTILE,) = load_manifest(VMCORES / "hostile")
+"""One in which everything has a name that is to do harm."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Names that are to do harm: what they are made of, and how one looks whether they did.
 
-``x86_64-6.12-hostile.kdump.xz`` is a real dump full of such names; those here are put in place of
+``tests.dumps.HOSTILE`` is a real dump full of such names; those here are put in place of
 every name of a report.
 """
 
@@ -14,9 +14,6 @@ from enum import Enum
 from typing import Any
 
 from drgn_reliable.render.visible import visible
-from tests.dumps import VMCORES, load_manifest
-
-(HOSTILE,) = load_manifest(VMCORES / "hostile")
 
 NAMES = {
     "clears the screen": "\x1b[2J\x1b[31mred\x07",

@@ -481,11 +481,18 @@ def test_a_module_file_that_belongs_to_nothing_gets_one_line(tmp_path: Path) -> 
     assert f"--symbols {file}: its build ID, {bytes(20).hex()}, is neither" in done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+@pytest.mark.parametrize(
+    "command", [f'scan "{DUMP}" --format json', "--print-completion bash", "-h"]
+)
+def test_a_reader_that_goes_away_is_no_error(command: str) -> None:
     """A closed pipe ends the output quietly."""
-    command = f'"{sys.executable}" -m drgn_reliable scan "{DUMP}" --format json | head -c 10'
+    line = f'"{sys.executable}" -m drgn_reliable {command} | head -c 10'
     environment = {**os.environ, "PYTHONPATH": str(VMCORES.parent)}
     done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, env=environment, timeout=60
+        ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
     )
-    assert done.stderr == ""
+    assert (done.stderr, done.returncode) == ("", 0)

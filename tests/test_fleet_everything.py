@@ -17,10 +17,10 @@ import pytest
 from drgn_reliable.fleet.changes import changes_between
 from drgn_reliable.fleet.report import fleet_report
 from drgn_reliable.fleet.store import Store
-from tests.dumps import DUMPS, TRANSITIONS, VMCORES
+from tests.dumps import DUMPS, HOSTILE, TRANSITIONS, VMCORES
 from tests.fleetdirs import BAD, content, fleet_command, make_fleet, run_fleet
 
-EVERY = [*DUMPS, *TRANSITIONS]
+EVERY = [*DUMPS, *TRANSITIONS, HOSTILE]
 ARGUMENTS = ("--timeout", 20, "--memory", 1024)
 
 
@@ -120,7 +120,7 @@ def test_the_report_says_at_once_what_blocks_the_patches(store: Path) -> None:
     """The headline counts the stalled transitions; the first table names functions and hosts."""
     shown = run_fleet("report", store).stdout
     stalled = sum(dump.name.rsplit("-", 1)[1] not in ("done.kdump", "forced.kdump")
-                  for dump in TRANSITIONS)  # fmt: skip
+                  for dump in (*TRANSITIONS, HOSTILE))  # fmt: skip
     first, _, rest = shown.partition("\n\n")
     assert f"{stalled} of " in first and "stalled livepatch transition" in first
     assert rest.startswith("What blocks the patches:\nPATCH ")

@@ -28,7 +28,8 @@ from drgn_reliable.fleet.questions import QUESTIONS
 from drgn_reliable.livepatch import analyse
 from drgn_reliable.render.visible import visible
 from tests.conftest import scan_dump
-from tests.hostile import HOSTILE, NAMES, controls, formulas
+from tests.dumps import HOSTILE
+from tests.hostile import NAMES, controls, formulas
 from tests.pages import Browser
 from tests.prompt import prompt, read_until
 from tests.terminal import emulated, run_in_terminal, shown

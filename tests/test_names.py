@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, TextIO
 
 import pytest
+from drgn.commands import CommandArgumentError, CommandError, run_command
 
 from drgn_reliable import Kernel, open_dump
 from drgn_reliable.cli import main, make_parser
@@ -29,8 +30,8 @@ from drgn_reliable.render.livepatch import write_livepatch, write_livepatch_json
 from drgn_reliable.render.machine import capsule_dict
 from drgn_reliable.render.table import write_capsule_summary, write_facts
 from drgn_reliable.report import Scanner
-from tests.dumps import TRANSITIONS
-from tests.hostile import HOSTILE, NAMES, as_shown, controls, formulas, poisoned
+from tests.dumps import HOSTILE, TRANSITIONS
+from tests.hostile import NAMES, as_shown, controls, formulas, poisoned
 
 UNRELIABLE = next(d for d in TRANSITIONS if d.name == "x86_64-6.12-unreliable.kdump")
 """A transition with reasons, blockers, log lines and notes: a source of names of every kind."""
@@ -195,3 +196,17 @@ def test_a_terminal_need_not_know_all_of_unicode(
     assert main(["scan", str(HOSTILE.path)]) == 0
     text = raw.getvalue().decode(encoding)
     assert ("\uff1d1+1" if encoding == "utf-8" else r"\uff1d1+1") in text
+
+
+def test_an_error_in_drgns_shell_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an argument and of the dump: the shell prints it as it comes."""
+    prog = open_dump(str(UNRELIABLE.path))
+    for error, expected in ((UsageError, CommandArgumentError), (DumpError, CommandError)):
+
+        def fail(*arguments: object, error: type[Exception] = error) -> None:
+            raise error(NAMES["renames the window"])
+
+        monkeypatch.setattr("drgn_reliable.plugin.run_scan", fail)
+        with pytest.raises(expected) as caught:
+            run_command(prog, "reliable")
+        assert str(caught.value) == as_shown(NAMES["renames the window"])

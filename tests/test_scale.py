@@ -31,6 +31,8 @@ KINDS = {
     "excluded pages": ("x86_64-6.12-crash", False),
     "the newest kernel": ("x86_64-7.2", False),
     "frame pointers": ("x86_64-7.2-fp", True),
+    "arm64": ("aarch64-6.12", False),
+    "pages of 16 KiB": ("aarch64-7.2-16k", True),
 }
 
 
@@ -149,7 +151,7 @@ def test_files_of_every_compression_are_read_alike(compression: str, tmp_path: P
 
 
 REFUSED = {
-    "another architecture": ("aarch64-6.12", 5, "can be made for x86_64, not for aarch64"),
+    "another architecture": ("s390x-6.12", 5, "can be made for x86_64 and aarch64, not for s390x"),
     "more than PIDs": ("x86_64-6.1", 1 << 22, "--tasks 4194304: a machine has at most 4194304"),
 }
 

@@ -61,12 +61,13 @@ def test_every_scenario_there_is_loads(name: str) -> None:
     assert re.fullmatch(r"\d+[MG]", found.machine.memory)
 
 
-def test_there_are_scenarios_of_both_ways_and_of_hurt_stacks() -> None:
+def test_there_are_scenarios_of_all_ways_and_of_hurt_stacks() -> None:
     """The directory is found, and the names in it say what is in the files."""
     found = {name: scenario.load(name) for name in scenario.names()}
-    assert {s.dump.how for s in found.values()} == {"qmp", "kdump"}
+    assert {s.dump.how for s in found.values()} == {"qmp", "kdump", "live", "glance"}
     for name, value in found.items():
         assert (value.dump.how == "kdump") == name.endswith("-crash"), name
+        assert (value.dump.how in ("live", "glance")) == name.endswith(f"-{value.dump.how}"), name
         assert value.workload.hurt == name.endswith("-hurt"), name
         assert value.workload.livepatch == name.endswith("-livepatch"), name
 

@@ -136,8 +136,9 @@ def decompressing(dump: str, file: str) -> Figures:
     opened = opened_dump(kernel.prog)
     if opened is None or not isinstance(opened.file, KdumpFile):
         raise SystemExit(f"{dump}: not a kdump-compressed file")
-    file_, machine = opened.file, machine_of(kernel)
-    tables = PageTables(Memory(file_), machine.paging, machine.root)
+    file_, memory = opened.file, Memory(opened.file)
+    machine = machine_of(kernel, memory)
+    tables = PageTables(memory, machine.paging, machine.root)
     page = machine.paging.page_size
     addresses = {
         each

@@ -67,9 +67,8 @@ def written(page: str, evidence: dict[str, Evidence]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise EvidenceError("the page lacks the markers between which the table is written")
-    return (
-        before + BEGIN + "\n\n" + _table(evidence) + "\n" + _details(evidence) + "\n" + END + after
-    )
+    parts = (_table(evidence), _details(evidence), _links(evidence))
+    return before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + after
 
 
 def _table(evidence: dict[str, Evidence]) -> str:

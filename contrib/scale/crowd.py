@@ -77,9 +77,9 @@ class _Maker:
     ) -> None:
         self._kernel = kernel
         self._file = file
-        self._machine = machine_of(kernel)
-        self._page_size = self._machine.paging.page_size
         self._memory = Memory(file)
+        self._machine = machine_of(kernel, self._memory)
+        self._page_size = self._machine.paging.page_size
         self._sizes = self._find_sizes(self._machine)
         self._pids = self._known_pids()
         self.first_pid = max(self._pids) + 1

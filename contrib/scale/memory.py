@@ -15,7 +15,7 @@ from drgn_reliable.files.kdump import KdumpFile
 __all__ = ("Memory", "PageTables", "Paging", "align_up")
 
 _PRESENT = 1
-"""The lowest bit of an entry that is valid, in every architecture of :data:`PAGING`."""
+"""The lowest bit of an entry that is valid, on x86_64 and arm64."""
 
 
 def align_up(value: int, to: int) -> int:
@@ -27,6 +27,8 @@ class Paging(NamedTuple):
     """How page tables are built. Entries are 8 bytes, little-endian."""
 
     page_shift: int
+    address_bits: int
+    """Of a virtual address, those that are translated."""
     index_bits: int
     """A table has two to the power of so many entries."""
     levels: int
@@ -51,7 +53,8 @@ class Paging(NamedTuple):
 
     def place(self, address: int, level: int) -> int:
         """Which entry of a table maps an address."""
-        return address >> self.shift(level) & (1 << self.index_bits) - 1
+        translated = address & (1 << self.address_bits) - 1
+        return translated >> self.shift(level) & (1 << self.index_bits) - 1
 
 
 class Memory:

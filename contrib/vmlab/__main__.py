@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from drgn_reliable import ReliableError
 from drgn_reliable.livepatch import analyse
 from drgn_reliable.render.visible import visible
 
-from . import chains, conform, klp, lab, scenario, vmcores
+from . import chains, conform, klp, lab, living, scenario, vmcores
 from .guest import GuestError
 from .oracle import OracleError
 from .packages import PackageError
@@ -37,10 +39,16 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("scenarios", nargs="+", metavar="SCENARIO", help="a name, or a YAML file")
     make.add_argument("-o", "--output", type=Path, required=True, help="directory for the dumps")
     make.add_argument("--kernel", help="another release, or a pattern of releases")
+    live = commands.add_parser("live", help="boot guests that go on, and scan them while they run")
+    live.add_argument("scenarios", nargs="+", metavar="SCENARIO", help="such as x86_64-6.12-live")
+    live.add_argument("-o", "--output", type=Path, required=True, help="directory for what is said")
+    live.add_argument(
+        "--stay", action="store_true", help="keep the guest until Ctrl-C, for --qemu by hand"
+    )
     rebuild = commands.add_parser("rebuild", help="make a directory's small dumps again")
     rebuild.add_argument("directory", type=Path, help="where their manifest.yaml is")
     rebuild.add_argument("files", nargs="*", metavar="FILE", help="only these of its dumps")
-    for command in (make, rebuild):
+    for command in (make, live, rebuild):
         command.add_argument("--cache", type=Path, default=default_cache(), help="%(default)s")
         command.add_argument("--mirror", help="a Debian mirror (default: that of apt here)")
         command.add_argument("--refresh", action="store_true", help="fetch package lists again")
@@ -95,6 +103,28 @@ def make_one(name: str, arguments: argparse.Namespace) -> None:
     say(f"{output}: {manifest['size'] >> 20} MiB; {counts}")
 
 
+def live_one(name: str, arguments: argparse.Namespace) -> bool:
+    """Boot a guest that goes on, and hold scans from inside and outside to what its kernel says."""
+    wanted = scenario.load(name)
+    say = teller(wanted.name)
+    output = arguments.output.absolute() / wanted.name
+    output.mkdir(parents=True)
+    with living.running(wanted, output, options_of(arguments), say) as guest:
+        scans = [living.scan_over_qmp(guest)]
+        if guest.found is not None:
+            (output / "found.json").write_text(json.dumps(guest.found, indent=1))
+            scans.insert(0, living.Scan(*map(guest.found["scan"].get, ("before", "out", "after"))))
+        wrong = [line for each in scans for line in each.differences()]
+        for each in scans:
+            say(f"{len(each.reports())} tasks, of which {len(each.still())} stood still")
+        for line in wrong:
+            say(line)
+        say(f"{len(wrong) or 'no'} differences; QMP: {guest.socket}")
+        if arguments.stay:
+            signal.pause()
+    return not wrong
+
+
 def conform_one(dump: Path, symbols: str | None) -> bool:
     """Hold one dump against the verdicts beside it and the known chains; say what differs."""
     rows = dump.with_name("oracle.txt").read_text("utf-8", "surrogateescape")
@@ -118,6 +148,8 @@ def run(given: argparse.Namespace) -> int:
     elif given.command == "make":
         for name in given.scenarios:
             make_one(name, given)
+    elif given.command == "live":
+        return int(not all(list(map(partial(live_one, arguments=given), given.scenarios))))
     elif given.command == "rebuild":
         vmcores.rebuild(given.directory, given.files, options_of(given), teller)
     else:

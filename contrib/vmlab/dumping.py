@@ -32,9 +32,8 @@ def take(dump: Dump, command: list[str], directory: Path, say: Say, patience: in
 
     Patience multiplies the time that it has.
     """
-    ways = {"qmp": _by_qmp, "kdump": _by_kdump}
     say("booting")
-    return ways[dump.how](dump, command, directory, say, patience)
+    return WAYS[dump.how](dump, command, directory, say, patience)
 
 
 def _by_qmp(dump: Dump, command: list[str], directory: Path, say: Say, patience: int) -> str:
@@ -103,3 +102,6 @@ def _extract(disk: Path, output: Path, size: int) -> None:
             size -= len(block)
     if size:
         raise oracle.OracleError(f"the disk ends {size} bytes before the dump does")
+
+
+WAYS = {"qmp": _by_qmp, "kdump": _by_kdump}

@@ -38,6 +38,11 @@ class Initramfs:
         self._below(path)
         self._add(path.strip("/"), stat.S_IFREG | mode, content)
 
+    def link(self, path: str, target: str) -> None:
+        """Add a symbolic link."""
+        self._below(path)
+        self._add(path.strip("/"), stat.S_IFLNK | 0o777, target.encode())
+
     def character_device(self, path: str, major: int, minor: int) -> None:
         """Add a character device node."""
         self._below(path)
@@ -46,9 +51,13 @@ class Initramfs:
     def write(self, output: BinaryIO) -> None:
         """Write the finished archive; the same contents give the same bytes."""
         with gzip.GzipFile("", fileobj=output, mode="wb", mtime=0) as archive:
-            for part in self._parts:
-                archive.write(part)
-            archive.write(_member("TRAILER!!!", 0, 0))
+            self.write_plain(archive)
+
+    def write_plain(self, output: BinaryIO | gzip.GzipFile) -> None:
+        """The same, not compressed: the kernel takes several archives, one after the other."""
+        for part in self._parts:
+            output.write(part)
+        output.write(_member("TRAILER!!!", 0, 0))
 
     def _below(self, path: str) -> None:
         parent = path.strip("/").rpartition("/")[0]

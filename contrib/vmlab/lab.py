@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from drgn_reliable import DumpError
 from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.opening import inspect_dump
 
-from . import dumping, livepatch, verdicts
+from . import dumping, guest, livepatch, verdicts
 from .build import Kernel, build
 from .kernelbuild import built_root
 from .machines import MACHINES, MachineType
 from .oracle import OracleError
 from .pack import pack
 from .packages import Apt, PackageError, run
+from .python import archive
 from .roots import build_root, cross_root, guest_root, kernel_root, program_of, qemu_root
 from .scenario import Scenario, ScenarioError
 
@@ -47,6 +48,8 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     """Make a scenario's dump in a directory that is complete or does not exist."""
     if output.exists():
         raise ScenarioError(f"{output} exists already")
+    if scenario.dump.how not in dumping.WAYS:
+        raise ScenarioError(f"{scenario.name} leaves no dump: its guest goes on running")
     machine = MACHINES[scenario.architecture]
     qemu = emulator(scenario, machine, options, say)
     version = version_of(qemu)
@@ -75,6 +78,25 @@ def make(scenario: Scenario, output: Path, options: Options, say: Say) -> dict[s
     return manifest
 
 
+@contextlib.contextmanager
+def booted(
+    scenario: Scenario, directory: Path, options: Options, say: Say, more: Sequence[str] = ()
+) -> Iterator[guest.Guest]:
+    """A scenario's guest, running, as a context; its console is in the directory.
+
+    :param more: further arguments of QEMU.
+    """
+    machine = MACHINES[scenario.architecture]
+    qemu = emulator(scenario, machine, options, say)
+    version_of(qemu)
+    initramfs = directory / "initramfs"
+    kernel = prepare(scenario, machine, initramfs, options, say)
+    command = [*qemu, *qemu_command(scenario, machine, kernel, initramfs, options)[1:], *more]
+    say("booting")
+    with guest.running(command, directory / "console.log", say) as running:
+        yield running
+
+
 def emulator(scenario: Scenario, machine: MachineType, options: Options, say: Say) -> list[str]:
     """What runs QEMU: this machine's, or that of packages."""
     if not machine.qemu_packages:
@@ -99,20 +121,25 @@ def prepare(
     of a kernel that was compiled here.
     """
     get = compiled_kernel if scenario.build else packaged_kernel
-    kernel, root, guest = get(scenario, machine, options, say)
+    kernel, root, guests = get(scenario, machine, options, say)
     say(f"kernel {kernel.release}")
     variables = {
         "VMLAB_ASSEMBLER": " ".join(f"-Wa,{option}" for option in scenario.workload.assembler),
         "VMLAB_ASSEMBLED": " ".join(scenario.workload.assembled),
     }
-    built = build(root, guest, machine, kernel.release, say, variables)
+    built = build(root, guests, machine, kernel.release, say, variables)
     modules = initramfs.with_name("modules")
     modules.mkdir()
     for name, data in built.modules.items():
         (modules / name).write_bytes(data)
     if (vmlinux := kernel.root / f"usr/src/linux-headers-{kernel.release}/vmlinux").exists():
         shutil.copyfile(vmlinux, initramfs.with_name("vmlinux"))
-    initramfs.write_bytes(pack(scenario, machine, kernel, built, root))
+    python, interpreter = b"", ""
+    if scenario.dump.how == "live":
+        apt = Apt(options.cache, machine.debian, scenario.suites, say, options.mirror)
+        python, interpreter = archive(apt, options.cache, machine, say)
+    image = pack(scenario, machine, kernel, built, root, interpreter)
+    initramfs.write_bytes(image + bytes(-len(image) % 4) + python)
     return kernel
 
 

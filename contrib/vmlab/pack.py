@@ -20,9 +20,17 @@ DIRECTORIES = ("proc", "sys", "dev", "tmp", "etc", "bin", "lib/vmlab")
 
 
 def pack(
-    scenario: Scenario, machine: MachineType, kernel: Kernel, built: Built, root: Path
+    scenario: Scenario,
+    machine: MachineType,
+    kernel: Kernel,
+    built: Built,
+    root: Path,
+    interpreter: str = "",
 ) -> bytes:
-    """The guest's initramfs."""
+    """The guest's initramfs.
+
+    :param interpreter: where its Python is, if it has one.
+    """
     image = _image(built, "init")
     own = {f"{name}.ko": kernel.module(name) for name in machine.modules}
     modules = {**built.modules, **own}
@@ -31,6 +39,8 @@ def pack(
     image.file("etc/steps", "".join(f"{step}\n" for step in scenario.workload.steps))
     settings = _settings(scenario.workload)
     settings["INTERRUPT"] = "1" if scenario.dump.hold == "interrupt" else ""
+    settings["GLANCE"] = "1" if scenario.dump.how in ("live", "glance") else ""
+    settings["PYTHON"] = interpreter
     if scenario.dump.how == "kdump":
         settings["CRASH"] = f"console={machine.console} rdinit=/init reset_devices nr_cpus=1"
         image.file("crash/kernel", kernel.image)
@@ -78,6 +88,7 @@ def _settings(workload: Workload) -> dict[str, str]:
         "CROWD": str(workload.crowd),
         "THREADS": str(workload.threads),
         "ROWS_KB": str(ROWS_KB + workload.crowd + workload.threads),
+        "MOVE": "1" if workload.move else "",
         "GRAPH": " ".join(workload.graph),
         "FPROBES": " ".join(workload.fprobes),
         "LIVEPATCH": "1" if workload.livepatch else "",

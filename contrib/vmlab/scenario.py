@@ -22,7 +22,7 @@ SCENARIOS = Path(__file__).with_name("scenarios")
 CHOICES = {
     "architecture": tuple(MACHINES),
     "build": tuple(kernelbuild.names()),
-    "how": ("qmp", "kdump"),
+    "how": ("qmp", "kdump", "live", "glance"),
     "format": ("elf", "kdump-zlib", "kdump-lzo", "kdump-snappy"),
     "hold": ("stop", "interrupt"),
 }
@@ -62,6 +62,7 @@ class Workload:
     fprobes: tuple[str, ...] = ()  # functions for function (return) probes
     livepatch: bool = False  # load a livepatch whose transition stalls
     steps: tuple[str, ...] = ()  # what happens after that, in this order; see STEP
+    move: bool = False  # start tasks that never stay where they are, or at all
     hurt: bool = False  # damage some stacks, after the verdicts
 
 
@@ -70,7 +71,8 @@ class Dump:
     """How the dump is taken.
 
     With "qmp", QEMU writes it in this format. With "kdump", a crash kernel does, by
-    makedumpfile with these arguments, after a panic.
+    makedumpfile with these arguments, after a panic. With "glance" there is none: the guest
+    goes on, and has its verdicts taken again and again. With "live" it scans itself before that.
     """
 
     how: str = "qmp"

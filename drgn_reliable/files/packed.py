@@ -84,9 +84,12 @@ def _xz(file: BinaryIO) -> Iterator[bytes]:
 
 def _zst_size(file: BinaryIO) -> int:
     """The size that the first frame declares, or 0."""
-    from zstandard import CONTENTSIZE_UNKNOWN, frame_content_size
+    from zstandard import CONTENTSIZE_UNKNOWN, ZstdError, frame_content_size
 
-    size = frame_content_size(file.read(18))
+    try:
+        size = frame_content_size(file.read(18))
+    except ZstdError:  # which unpacking meets again
+        return 0
     return 0 if size in (-1, CONTENTSIZE_UNKNOWN) else size
 
 

@@ -9,12 +9,13 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
-from drgn_reliable.commands import Command, argument
+from drgn_reliable.command import Command, argument, at_least
 from drgn_reliable.errors import UsageError
+from drgn_reliable.exits import Exit
 from drgn_reliable.fleet.changes import Changes, changes_between, changes_since
 from drgn_reliable.fleet.engines import DaskEngine, Engine, EngineLost, LocalEngine
 from drgn_reliable.fleet.events import Event, line_of
@@ -40,24 +41,8 @@ from drgn_reliable.render.visible import visible
 
 __all__ = ("EXIT_LOST", "FLEET", "Terminated", "run_fleet")
 
-EXIT_LOST = 4
+EXIT_LOST = Exit.LOST
 """What should scan, or the store, was lost; another scan goes on where this one stopped."""
-
-N = TypeVar("N", int, float)
-
-
-def _at_least(kind: type[N], least: N) -> Callable[[str], N]:
-    def number(text: str) -> N:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not value >= least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {least}")
-        return value
-
-    return number
-
 
 SCAN = Command(
     "scan",
@@ -68,41 +53,31 @@ SCAN = Command(
     "changed; an interrupted scan goes on where it stopped. A dump that cannot be scanned "
     "becomes a record that says why.",
     """\
-examples:
   drgn-reliable fleet scan /var/crash --store fleet.db
   drgn-reliable fleet scan '/crash/*/vmcore' fleet.yaml --store fleet.db --jobs 8
   drgn-reliable fleet scan /crash --store fleet.db --events events.jsonl
   drgn-reliable fleet scan /crash --store fleet.db --engine dask --scheduler tcp://head:8786
-
-exit status:
-  0  every dump was scanned; no task is unreliable, no transition stalled
-  1  some tasks are unreliable, or a livepatch transition is stalled
-  2  usage: an argument is wrong, or a path holds nothing
-  3  some dumps could not be scanned, or not be read whole; the store says which and why
-  4  the workers or the store's disk were lost; the same command goes on where
-     this one stopped
-  130 or 143  interrupted; the same command goes on
 """,
     (
         argument("paths", nargs="+", metavar="PATH|GLOB|MANIFEST", help="what to scan"),
         argument("--store", required=True, metavar="FILE", help="the SQLite file to add to"),
         argument(
             "--jobs",
-            type=_at_least(int, 1),
+            type=at_least(int, 1),
             default=len(os.sched_getaffinity(0)),
             metavar="N",
-            help="how many dumps at a time (default: the CPUs of this machine, %(default)s)",
+            help="how many dumps at a time (default: as many as this machine has CPUs)",
         ),
         argument(
             "--timeout",
-            type=_at_least(float, 0.001),
+            type=at_least(float, 0.001),
             default=Limits().seconds,
             metavar="S",
             help="seconds for each attempt at a dump (default: %(default)g)",
         ),
         argument(
             "--memory",
-            type=_at_least(int, 128),
+            type=at_least(int, 128),
             default=Limits().memory >> 20,
             metavar="MB",
             help="MiB of memory for each process, the mapped dump not counted (default: "
@@ -135,6 +110,17 @@ exit status:
             help="write what happens as lines of JSON; - for standard output",
         ),
     ),
+    {
+        Exit.DONE: "every dump was scanned; no task is unreliable, no transition stalled",
+        Exit.FOUND: "some tasks are unreliable, or a livepatch transition is stalled",
+        Exit.USAGE: "usage: an argument is wrong, or a path holds nothing",
+        Exit.DUMP: "some dumps could not be scanned, or not be read whole; the store says which "
+        "and why",
+        Exit.LOST: "the workers, Dask's scheduler or the store's disk were lost; the same command "
+        "goes on where this one stopped",
+        Exit.INTERRUPTED: "interrupted; the same command goes on",
+        Exit.TERMINATED: "interrupted; the same command goes on",
+    },
 )
 
 REPORT = Command(
@@ -144,17 +130,12 @@ REPORT = Command(
     "traces unreliable and on which kernels, which dumps failed. The HTML form is one file that "
     "works offline, with every group of stacks.",
     """\
-examples:
   drgn-reliable fleet report fleet.db
   drgn-reliable fleet report fleet.db --format html -o fleet.html
   drgn-reliable fleet report fleet.db --since 2026-11-01
   drgn-reliable fleet report fleet.db --compare last-month.db
   drgn-reliable fleet report fleet.db --by function --format csv
   drgn-reliable fleet report fleet.db --format speedscope -o fleet.speedscope.json
-
-exit status:
-  0  the report was written
-  2  usage: an argument is wrong, or the store cannot be read
 """,
     (
         argument("store", metavar="STORE", help="what `fleet scan` has written"),
@@ -178,6 +159,10 @@ exit status:
         argument("--compare", metavar="OLD", help="say also what is not in an older store"),
         argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all"),
     ),
+    {
+        Exit.DONE: "the report was written",
+        Exit.USAGE: "usage: an argument is wrong, or the store cannot be read",
+    },
 )
 
 QUERY = Command(
@@ -186,15 +171,11 @@ QUERY = Command(
     "Ask a store one of the questions of which the report is made, or any question in SQL; the "
     "store is only read. Without a question, list those that have a name.",
     """\
-examples:
   drgn-reliable fleet query fleet.db
   drgn-reliable fleet query fleet.db blocking
-  drgn-reliable fleet query fleet.db "SELECT path, detail FROM dump JOIN place
-    ON place.dump = dump.id WHERE status = 'failed'" --format csv
-
-exit status:
-  0  the answer was written
-  2  usage: an argument is wrong, or the store cannot be read
+  drgn-reliable fleet query fleet.db \\
+    "SELECT path, detail FROM dump JOIN place ON place.dump = dump.id
+    WHERE status = 'failed'" --format csv
 """,
     (
         argument("store", metavar="STORE", help="what `fleet scan` has written"),
@@ -207,6 +188,10 @@ exit status:
         ),
         argument("-o", "--output", metavar="FILE", help="write to FILE, whole or not at all"),
     ),
+    {
+        Exit.DONE: "the answer was written",
+        Exit.USAGE: "usage: an argument is wrong, or the store cannot be read",
+    },
 )
 
 FLEET = (SCAN, REPORT, QUERY)
@@ -315,10 +300,10 @@ class _Events:
                 drop_standard_output()
 
 
-def _status(tally: Tally) -> int:
+def _status(tally: Tally) -> Exit:
     if tally.failed or tally.incomplete:
-        return 3
-    return int(bool(tally.unreliable or tally.stalled))
+        return Exit.DUMP
+    return Exit.FOUND if tally.unreliable or tally.stalled else Exit.DONE
 
 
 class Terminated(KeyboardInterrupt):

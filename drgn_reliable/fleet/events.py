@@ -92,6 +92,7 @@ class Ended(Event):
 
 
 Listener = Callable[[Event], None]
+"""What is told of each event."""
 
 
 def line_of(event: Event) -> bytes:

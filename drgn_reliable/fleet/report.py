@@ -19,6 +19,7 @@ from drgn_reliable.version import VERSION
 __all__ = ("SCHEMA", "fleet_report")
 
 SCHEMA = "drgn-reliable-fleet/1"
+"""``schema`` of the JSON form."""
 _GROUPS, _MEMBERS, _HOSTS, _DUMPS, _ADVICE = 2000, 50, 20, 50, 5
 """The most that a report has: groups, tasks of a group, hosts and dumps of what blocks, and
 sentences of advice."""

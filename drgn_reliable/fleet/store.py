@@ -30,12 +30,14 @@ from drgn_reliable.errors import UsageError
 from drgn_reliable.fleet.identity import Identity, Stamp
 from drgn_reliable.fleet.isolation import Limits
 from drgn_reliable.fleet.record import Record, StackRecord
+from drgn_reliable.model import KernelVerdict, ProofVerdict
 from drgn_reliable.reasons import CATALOGUE, SECTIONS
 from drgn_reliable.version import VERSION
 
 __all__ = ("SCHEMA_VERSION", "Brief", "Store", "options_hash", "text_of_path")
 
 SCHEMA_VERSION = 1
+"""Of the tables (``schema.sql``); a store of another version is refused."""
 _APPLICATION = 0x6472726C
 """``PRAGMA application_id`` of a store: ``drrl``."""
 _LIMITED = ("timeout", "memory")
@@ -46,6 +48,10 @@ _PASSING = ("killed", "lost", "unreadable")
 
 _KINDS = {"INTEGER": ("integer",), "REAL": ("real", "integer"), "TEXT": ("text",)}
 """What SQLite says of values in a column of a type."""
+_WORDS = {
+    "kernel": {verdict.value for verdict in KernelVerdict},
+    "proof": {verdict.value for verdict in ProofVerdict},
+}
 _SETTINGS = (
     "foreign_keys = ON",
     "busy_timeout = 30000",
@@ -221,6 +227,10 @@ class Store:
             ).fetchone()
             if row:
                 return f"{table}.{column} holds a value of type {row[0]} that cannot be"
+        for column, words in _WORDS.items():
+            for (found,) in self.db.execute(f"SELECT DISTINCT {column} FROM task"):
+                if found not in words:
+                    return f"task.{column} holds {found!r}"
         return None
 
     def close(self) -> None:

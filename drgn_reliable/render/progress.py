@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import PurePath
+from threading import RLock
 from typing import Any
 
 from tqdm import tqdm
@@ -12,6 +13,9 @@ from drgn_reliable.fleet.events import Event, Finished, Kept, Located, Working
 from drgn_reliable.render.visible import visible
 
 __all__ = ("FleetProgress",)
+
+# Bars are drawn by this process alone: the lock that tqdm has for others, too, is a file.
+tqdm.set_lock(RLock())
 
 _WORKERS = 16
 """Lines for workers."""

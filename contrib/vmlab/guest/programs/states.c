@@ -6,6 +6,7 @@
  *	states act NAME		enter a state of the kernel's own
  *	states crowd COUNT	start as many processes, asleep in a few ways
  *	states threads COUNT	start as many threads in processes of all sizes
+ *	states move		start some that never stay where they are, or at all
  *	states trigger FILE	fork a child that never runs, then write to FILE
  *	states kexec KERNEL INITRAMFS CMDLINE	load a kernel to run after a panic
  *
@@ -123,11 +124,13 @@ int main(int argc, char **argv)
 		start_crowd_of_threads(atoi(argv[2]));
 		return 0;
 	}
+	if (argc == 2 && !strcmp(argv[1], "move"))
+		return move();
 	if (argc == 3 && !strcmp(argv[1], "trigger"))
 		return trigger(argv[2]);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
 		return load_crash_kernel(argv[2], argv[3], argv[4]);
-	fprintf(stderr, "usage: states start PATTERN... | act NAME | crowd COUNT | "
-			"threads COUNT | trigger FILE | kexec KERNEL INITRAMFS CMDLINE\n");
+	fprintf(stderr, "usage: states start PATTERN... | act NAME | crowd COUNT | threads COUNT | "
+			"move | trigger FILE | kexec KERNEL INITRAMFS CMDLINE\n");
 	return 2;
 }

@@ -79,6 +79,7 @@ SPIN_STATES(DECLARE_STATE)
 
 void start_crowd_of_threads(int count);
 int trigger(const char *path);
+int move(void);
 int load_crash_kernel(const char *kernel, const char *initramfs, const char *cmdline);
 
 /* ---- helpers: states_common.c ---- */

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What a command and its arguments are, whatever offers them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from drgn_reliable.exits import Exits, exits_text
+
+__all__ = ("Argument", "Command", "argument", "at_least")
+
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument, as :meth:`argparse.ArgumentParser.add_argument` takes it."""
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+def argument(*names: str, **options: Any) -> Argument:
+    """An argument, written as :meth:`argparse.ArgumentParser.add_argument` is called."""
+    return Argument(names, options)
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command is, for whatever front end offers it."""
+
+    name: str
+    summary: str
+    description: str
+    examples: str
+    arguments: tuple[Argument, ...]
+    exits: Exits
+    notes: str = ""
+    """Paragraphs that follow the examples."""
+
+    @property
+    def epilog(self) -> str:
+        """What follows the arguments in the command's help."""
+        parts = (f"examples:\n{self.examples}", self.notes, exits_text(self.exits))
+        return "\n".join(part for part in parts if part)
+
+
+def at_least(kind: type[N], least: N) -> Callable[[str], N]:
+    """The type of an argument that is a number of at least so much."""
+
+    def number(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not value >= least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {least}")
+        return value
+
+    return number

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What ``contrib/fuzz/readers`` does under atheris, with seeded random changes instead; that it can
+find something; and what it has found."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from contrib.fuzz.readers.catalogue import HARNESSES
+from contrib.fuzz.readers.harness import Harness, run_once
+from contrib.fuzz.readers.plain import inputs, minimised, search
+from tests.test_btf import ARRAY, FUNC_PROTO, INT, SIGNED, STRUCT, with_int
+
+RUNS = 300
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", HARNESSES)
+def test_a_reader_keeps_its_contract(name: str) -> None:
+    """It reads what was cut from real dumps, and returns or refuses what was made of that."""
+    harness = HARNESSES[name]
+    assert all(harness.run(data) for data in harness.seeds())
+    assert search(harness, RUNS) == []
+
+
+def test_the_inputs_are_the_same_each_time() -> None:
+    harness = HARNESSES["notes"]
+    assert list(inputs(harness, 50)) == list(inputs(harness, 50))
+    assert list(inputs(harness, 50)) != list(inputs(harness, 50, seed=1))
+
+
+# That it can find something ---------------------------------------------------------------------
+
+READERS = [
+    ("btf", "drgn_reliable.btf:Btf.members"),
+    ("btftypes", "drgn_reliable.btftypes:BtfTypes._compound"),
+    ("kallsyms", "drgn_reliable.kallsyms:_Pages.reach"),
+    ("modulesymbols", "drgn_reliable.symbols:ModuleSymbols.at"),
+    ("orc", "drgn_reliable.tables.orc:_Table.find"),
+    ("sframe", "drgn_reliable.tables.sframe:SFrameSection._default"),
+    ("cfi", "drgn_reliable.tables.cfaprogram:Run._new_cfa"),
+    ("dwarfexpr", "drgn_reliable.tables.dwarfdata:Cursor.uleb"),
+    ("cfifile", "drgn_reliable.tables.cfi:CfiSection._scan"),
+    ("kdump", "drgn_reliable.files.kdump:KdumpFile._index"),
+    ("elfcore", "drgn_reliable.files.elfcore:ElfCore._read_some"),
+    ("flattened", "drgn_reliable.files.flattened:FlattenedSource.spans"),
+    ("notes", "contrib.fuzz.readers.formats:drop_notes"),
+    ("vmcoreinfo", "drgn_reliable.files.vmcoreinfo:_note_at"),
+    ("pages", "contrib.fuzz.readers.formats:unpack_page"),
+    ("packed", "drgn_reliable.files.packed:_Room.check"),
+]
+
+
+@pytest.mark.parametrize(("name", "broken"), READERS, ids=[row[0] for row in READERS])
+def test_a_reader_that_breaks_is_found(
+    monkeypatch: pytest.MonkeyPatch, name: str, broken: str
+) -> None:
+    """Some function deep in each, replaced by one that raises what nobody has documented."""
+    module, _, path = broken.partition(":")
+
+    def fail(*arguments: object, **more: object) -> None:
+        raise IndexError("broken by the test")
+
+    *owners, last = path.split(".")
+    place = importlib.import_module(module)
+    for owner in owners:
+        place = getattr(place, owner)
+    monkeypatch.setattr(place, last, fail)
+    found = search(HARNESSES[name], 0)
+    assert any(each.what.startswith("IndexError") for each in found)
+
+
+def test_every_reader_is_broken_once() -> None:
+    assert [row[0] for row in READERS] == list(HARNESSES)
+
+
+def _loops(data: bytes) -> bool:
+    while data == b"loop":
+        try:
+            data = bytes(data)
+        except Exception:
+            continue
+    return True
+
+
+def _eats(data: bytes) -> bool:
+    return bool(bytearray(8 << 30)) if data == b"eat" else True
+
+
+def _refuses_x(data: bytes) -> bool:
+    if b"X" in data:
+        raise IndexError(data)
+    return True
+
+
+ENDS: dict[str, tuple[Callable[[bytes], bool], bytes, str]] = {
+    "a loop": (_loops, b"loop", "TooLong"),
+    "8 GiB": (_eats, b"eat", "MemoryError"),
+    "an exception": (_refuses_x, b"..X..", "IndexError"),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_each_kind_of_finding(way: str) -> None:
+    """What ends otherwise than by returning is one, and has the bytes."""
+    run, data, what = ENDS[way]
+    harness = Harness("fake", "nothing", run, list)
+    assert run_once(harness, b"sound") is None
+    found = run_once(harness, data, seconds=0.2)
+    assert found is not None and found.what == what and found.data == data
+
+
+def test_a_finding_is_made_smaller() -> None:
+    harness = Harness("fake", "nothing", _refuses_x, list)
+    found = run_once(harness, b"." * 1000 + b"X" + b"-" * 777)
+    assert found is not None
+    assert minimised(harness, found).data == b"X"
+
+
+def test_the_command_repeats_a_finding(tmp_path: Path) -> None:
+    """With the status that says whether there is anything."""
+    path = tmp_path / "finding"
+    path.write_bytes(HARNESSES["notes"].seeds()[0])
+    done = subprocess.run(
+        [sys.executable, "-m", "contrib.fuzz.readers", "notes", "--file", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stdout) == (0, f"notes: nothing wrong with {path}\n")
+
+
+# What was found ---------------------------------------------------------------------------------
+
+
+def an_impossible_parameter() -> bytes:
+    """A member is a function, whose parameter is an integer of 4 GiB."""
+    blob = with_int()
+    wide = blob.add(INT, "wide", 0xFFFFFFFC, SIGNED | 32)
+    function = blob.add(FUNC_PROTO, 0, 1, "parameter", wide, n=1)
+    blob.add(STRUCT, "holder", 8, "member", function, 0, n=1)
+    return blob.data()
+
+
+def functions_in_a_row() -> bytes:
+    """A member is an array of functions, which drgn has no words for."""
+    blob = with_int()
+    function = blob.add(FUNC_PROTO, 0, 1)
+    array = blob.add(ARRAY, 0, 0, function, 1, 3)
+    blob.add(STRUCT, "holder", 8, "member", array, 0, n=1)
+    return blob.data()
+
+
+def arrays_of_arrays() -> bytes:
+    """Ninety deep, of a size that no number holds."""
+    blob = with_int()
+    element = 1
+    for _ in range(90):
+        element = blob.add(ARRAY, 0, 0, element, 1, 2)
+    blob.add(STRUCT, "holder", 8, "member", element, 0, n=1)
+    return blob.data()
+
+
+FOUND: list[tuple[str, str, Callable[[], bytes]]] = [
+    ("packed", "zstd's signature, and no frame", lambda: b"\x28\xb5\x2f\xfd" + b"\0\0"),
+    ("btftypes", "a parameter that cannot be", an_impossible_parameter),
+    ("btftypes", "an array of functions", functions_in_a_row),
+    ("btftypes", "arrays of arrays", arrays_of_arrays),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [(row[0], row[2]) for row in FOUND], ids=[row[1] for row in FOUND]
+)
+def test_what_was_found_stays_mended(name: str, make: Callable[[], bytes]) -> None:
+    """Each was a traceback."""
+    finding = run_once(HARNESSES[name], make())
+    assert finding is None, finding.trace

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A guest's QEMU, asked for a dump of it: a fake that does what QEMU does, or fails to.
+
+``test_live_guest.py`` has a real one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgn_reliable import DumpError, qemu
+from drgn_reliable.capsule import write_capsule
+from drgn_reliable.cli import main
+from drgn_reliable.opening import open_dump
+from drgn_reliable.qemu import COMMANDS, open_guest, take_snapshot
+from tests.conftest import scan_dump
+from tests.dumps import DUMPS
+from tests.reports import reported
+
+DUMP = next(dump for dump in DUMPS if dump.name == "x86_64-6.12.kdump")
+GREETING = {"QMP": {"version": {"qemu": {"major": 7}}, "capabilities": []}}
+MEGABYTES = 160
+Answer = Callable[["FakeQemu", dict[str, Any]], Any]
+
+
+class Refused(Exception):
+    """An answer that is an error."""
+
+
+class FakeQemu:
+    """Answers as QEMU does, and writes a dump into the file that it is given."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self.content = path, content
+        self.requests: list[str] = []
+        self.status = "running"
+        self.result = "completed"
+        self.files: dict[str, int] = {}
+        self.answers: dict[str, Answer] = {
+            "qmp_capabilities": lambda fake, arguments: {},
+            "query-status": lambda fake, arguments: {"status": fake.status, "running": True},
+            "query-memory-size-summary": lambda fake, arguments: {"base-memory": MEGABYTES << 20},
+            "getfd": lambda fake, arguments: {},
+            "closefd": lambda fake, arguments: fake.closed(arguments["fdname"]),
+            "dump-guest-memory": FakeQemu.dump,
+            "query-dump": lambda fake, arguments: {"status": fake.result},
+        }
+        self.greeting: bytes | None = json.dumps(GREETING).encode() + b"\n"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+
+    def closed(self, name: str) -> dict[str, Any]:
+        os.close(self.files.pop(name))
+        return {}
+
+    def dump(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What dump-guest-memory does: the guest stands still meanwhile."""
+        assert arguments["paging"] is False and arguments["protocol"].startswith("fd:")
+        self.event("STOP", 10, 250000)
+        with os.fdopen(self.files.pop(arguments["protocol"][3:]), "wb") as file:
+            file.write(self.content)
+        self.event("RESUME", 10, 750000)
+        return {}
+
+    def event(self, name: str, seconds: int, microseconds: int, **data: Any) -> None:
+        stamp = {"seconds": seconds, "microseconds": microseconds}
+        self._send({"event": name, "timestamp": stamp, "data": data})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._connection, _ = self._listener.accept()
+                with self._connection, contextlib.suppress(OSError):
+                    self._talk()
+
+    def _talk(self) -> None:
+        if self.greeting:
+            self._connection.sendall(self.greeting)
+        buffer = b""
+        while True:
+            data, files, _, _ = socket.recv_fds(self._connection, 1 << 16, 1)
+            if not data:
+                return
+            buffer += data
+            while b"\n" in buffer:
+                line, _, buffer = buffer.partition(b"\n")
+                request = json.loads(line)
+                self.requests.append(request["execute"])
+                if files:
+                    self.files[request["arguments"]["fdname"]] = files.pop()
+                try:
+                    found = self.answers[request["execute"]](self, request["arguments"])
+                    self._send({"return": found})
+                except Refused as error:
+                    self._send({"error": {"class": "GenericError", "desc": str(error)}})
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeQemu]:
+    """A QEMU whose guest is that of the dump."""
+    with tempfile.TemporaryDirectory(prefix="q") as directory:
+        served = FakeQemu(Path(directory) / "qmp", DUMP.path.read_bytes())
+        yield served
+        served.close()
+
+
+def refuse(why: str) -> Answer:
+    def answer(fake: FakeQemu, arguments: dict[str, Any]) -> Any:
+        raise Refused(why)
+
+    return answer
+
+
+def say(found: Any) -> Answer:
+    return lambda fake, arguments: found
+
+
+def test_a_guest_is_as_its_dump(fake: FakeQemu, capsys: pytest.CaptureFixture[str]) -> None:
+    """scan --qemu says what a scan of the dump does, and for how long the guest stood still."""
+    assert main(["scan", "--qemu", str(fake.path), "--format", "json"]) == 1
+    shown = capsys.readouterr()
+    found, there = json.loads(shown.out), json.loads(reported(str(DUMP.path)))
+    assert found["dump"] == str(fake.path)
+    assert found["tasks"] == there["tasks"]
+    assert "the guest stood still for 0.50 seconds, and is running" in shown.err
+
+
+def test_only_these_commands_are_sent(fake: FakeQemu) -> None:
+    """Whatever is done, QEMU is sent what is in one list, and that stops and changes nothing."""
+    for words in (["info"], ["klp"], ["explain", str(DUMP.find("pause").pid)]):
+        main([words[0], "--qemu", str(fake.path), *words[1:]])
+    fake.answers["dump-guest-memory"] = refuse("not now")
+    main(["scan", "--qemu", str(fake.path)])
+    assert set(fake.requests) == set(COMMANDS)
+    assert not {"stop", "cont", "system_reset", "memsave", "human-monitor-command"} & set(COMMANDS)
+
+
+def test_a_capsule_of_a_guest(
+    fake: FakeQemu, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """capsule --qemu leaves a dump that tells the same."""
+    output = tmp_path / "capsule"
+    task = str(DUMP.find("pause").pid)
+    words = ["capsule", "--qemu", str(fake.path), "-o", str(output), "--task", task]
+    assert main(words) == 0
+    write_capsule(str(DUMP.path), str(tmp_path / "other"), wanted=[task])
+    assert output.read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_a_paused_guest_stays_paused(fake: FakeQemu) -> None:
+    """Nothing is said of a standstill where the guest stood still before."""
+    fake.status = "paused"
+    fake.event = lambda *arguments, **data: None  # type: ignore[method-assign]
+    snapshot = take_snapshot(str(fake.path))
+    assert (snapshot.status, snapshot.seconds) == ("paused", 0.0)
+    snapshot.file.seek(0)
+    assert snapshot.file.read() == fake.content
+
+
+def test_a_dump_is_waited_for_until_the_guest_goes_on(fake: FakeQemu) -> None:
+    """QEMU says that a dump is complete before it lets the guest go on."""
+    states = iter(["running", "paused", "paused", "running"])
+    results = iter(["active", "active", "completed"])
+    fake.answers["query-status"] = lambda fake, arguments: {"status": next(states)}
+    fake.answers["query-dump"] = lambda fake, arguments: {"status": next(results)}
+    assert take_snapshot(str(fake.path)).status == "running"
+    assert list(states) == list(results) == []
+
+
+def test_nothing_is_left_of_the_copy(fake: FakeQemu, tmp_path: Path) -> None:
+    """The guest's memory goes to a file without a name, where TMPDIR says."""
+    before = set(os.listdir(tempfile.gettempdir()))
+    prog = open_guest(str(fake.path))
+    assert set(os.listdir(tempfile.gettempdir())) <= before | {fake.path.parent.name}
+    assert prog["init_task"].pid.value_() == 0 if "init_task" in prog else True
+
+
+def no_dump(fake: FakeQemu) -> None:
+    fake.content = b"nothing of the kind"
+
+
+def no_greeting(fake: FakeQemu) -> None:
+    fake.greeting = None
+
+
+def other_greeting(fake: FakeQemu) -> None:
+    fake.greeting = b"QEMU 7.2.22 monitor - type 'help' for more information\n"
+
+
+def failing_dump(fake: FakeQemu) -> None:
+    def answer(fake: FakeQemu, arguments: dict[str, Any]) -> Any:
+        fake.closed(arguments["protocol"][3:])
+        fake.event("DUMP_COMPLETED", 1, 0, error="dump: failed to save memory: No space left")
+        return {}
+
+    fake.result, fake.answers["dump-guest-memory"] = "failed", answer
+
+
+def answering(command: str, answer: Answer) -> Callable[[FakeQemu], None]:
+    return lambda fake: fake.answers.update({command: answer})
+
+
+FAILURES: dict[str, tuple[Callable[[FakeQemu], None], str]] = {
+    "in use": (no_greeting, "greeting: no answer from QEMU in 0.2 seconds; another client has"),
+    "not QMP": (other_greeting, 'QEMU answered b"QEMU 7.2.22 monitor'),
+    "something else": (
+        lambda fake: setattr(fake, "greeting", b'{"SMTP": 1}\n'),
+        "greeting: not QMP, but {'SMTP': 1}",
+    ),
+    "no such command": (
+        answering("dump-guest-memory", refuse("The command dump-guest-memory has not been found")),
+        "dump-guest-memory: The command dump-guest-memory has not been found",
+    ),
+    "an architecture that QEMU cannot dump": (
+        answering("dump-guest-memory", refuse("this feature is not currently supported")),
+        "dump-guest-memory: this feature is not currently supported",
+    ),
+    "a full disk": (failing_dump, "dump-guest-memory: dump: failed to save memory: No space left"),
+    "more memory than room": (
+        answering("query-memory-size-summary", say({"base-memory": 1 << 60})),
+        "the guest's memory takes 1,152,921,504,674 MB, and ",
+    ),
+    "memory without a size": (
+        answering("query-memory-size-summary", say({"base-memory": "much"})),
+        "query-memory-size-summary: QEMU returned {'base-memory': 'much'}",
+    ),
+    "nonsense": (answering("query-status", say([1])), "query-status: QEMU returned [1]"),
+    "a guest that stays": (
+        lambda fake: fake.answers.update(
+            {
+                "query-status": lambda fake, arguments: {
+                    "status": ("running", "paused")["query-dump" in fake.requests]
+                }
+            }
+        ),
+        "the guest was running, and is paused now, though the dump is done",
+    ),
+    "no kernel": (no_dump, "not a dump, but "),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_one_line(
+    fake: FakeQemu,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It names the socket and what QEMU said; the status is that of a dump that cannot be read."""
+    monkeypatch.setattr(qemu, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(qemu, "_RESUME_SECONDS", 0.2)
+    prepare, said = FAILURES[name]
+    prepare(fake)
+    assert main(["scan", "--qemu", str(fake.path)]) == 3
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    line = shown.err.splitlines()[-1]
+    assert str(fake.path) in line and said in line
+    assert fake.files == {}
+
+
+def test_no_socket_is_one_line(tmp_path: Path) -> None:
+    """There is none, it is something else, nobody listens, or it may not be used."""
+    file, socket_file = tmp_path / "file", tmp_path / "socket"
+    file.touch()
+    with socket.socket(socket.AF_UNIX) as gone:
+        gone.bind(str(socket_file))
+    for path, said in (
+        (tmp_path / "none", "No such file or directory; start QEMU with -qmp"),
+        (file, "not a socket; start QEMU with -qmp"),
+        (socket_file, "Connection refused"),
+    ):
+        with pytest.raises(DumpError, match=said):
+            take_snapshot(str(path))
+
+
+def test_a_socket_of_another_user_is_one_line(
+    fake: FakeQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permission is asked for before anything is sent."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(DumpError, match="Permission denied; be the user whose QEMU it is"):
+        take_snapshot(str(fake.path))
+    assert fake.requests == []
+
+
+def test_a_client_that_is_served_already_is_waited_for_a_while_only(
+    fake: FakeQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU serves one client at a time; another one is told so instead of hanging."""
+    monkeypatch.setattr(qemu, "CONNECT_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as first:
+        first.connect(str(fake.path))
+        first.recv(1 << 16)
+        started = time.monotonic()
+        for _ in range(3):  # until QEMU's queue is full, too
+            with pytest.raises(DumpError, match="QEMU serves one at a time"):
+                take_snapshot(str(fake.path))
+        assert time.monotonic() - started < 20
+
+
+def test_interrupted_it_goes_at_once(fake: FakeQemu) -> None:
+    """Ctrl-C while QEMU writes ends with one line; QEMU is sent nothing more."""
+    fake.result = "active"
+    command = [sys.executable, "-m", "drgn_reliable", "scan", "--qemu", str(fake.path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while "query-dump" not in fake.requests:
+            time.sleep(0.05)
+        process.send_signal(2)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "drgn-reliable: interrupted"
+    assert set(fake.requests) <= set(COMMANDS) - {"closefd"}
+
+
+def test_the_dump_is_that_of_the_path_elsewhere(fake: FakeQemu) -> None:
+    """A program of a guest answers as one of its dump."""
+    assert open_guest(str(fake.path)).platform == open_dump(str(DUMP.path)).platform
+    assert scan_dump(DUMP).problems == ()
