@@ -72,7 +72,7 @@ def parts(dumps: Iterable[Path], count: int) -> list[Part]:
     return found
 
 
-def repeat_command(seed: int, number: int, dump: Path, only: Iterable[str] = ()) -> str:
+def repeat_command(seed: int, number: int, dump: Path | str, only: Iterable[str] = ()) -> str:
     """The line that tries one mutation again."""
     kinds = "".join(f" --kind {name}" for name in sorted(only))
     near = os.path.relpath(dump)
