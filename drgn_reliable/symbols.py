@@ -31,8 +31,7 @@ __all__ = ("Named", "Symbols", "module_symbols")
 
 
 _UNUSABLE = (
-    LookupError, ValueError, OverflowError, FaultError, BadDataError, DumpError,
-    MissingDebugInfoError,
+    LookupError, ValueError, OverflowError, FaultError, BadDataError, MissingDebugInfoError
 )  # fmt: skip
 """What drgn raises for kallsyms that are not there or damaged."""
 
@@ -54,16 +53,16 @@ class Symbols:
     def __init__(self, prog: Program) -> None:
         self._prog = prog
         self._find: Callable[[Program, str | None, int | None, bool], Sequence[Symbol]]
+        why = _damage(prog)
         try:
-            check_kallsyms(prog)
-            self._find = load_vmlinux_kallsyms(prog)
-            self.source = "kallsyms in the dump"
-            why = ""
+            self._find = _elf_symbols if why else load_vmlinux_kallsyms(prog)
         except _UNUSABLE as e:
             self._find = _elf_symbols
-            self.source = "ELF symbols of the debug information"
             why = str(e)
         self.kallsyms = self._find is not _elf_symbols
+        self.source = (
+            "kallsyms in the dump" if self.kallsyms else "ELF symbols of the debug information"
+        )
         self._addresses: dict[str, int | None] = {}
         if self.address("_stext") is None:
             raise MissingInformation(
@@ -110,6 +109,15 @@ class Symbols:
         """The function or object that an address lies in."""
         found = self._find(self._prog, None, address, True)
         return Named(found[0].name, found[0].address) if found else None
+
+
+def _damage(prog: Program) -> str:
+    """What is wrong with kallsyms, empty if nothing is."""
+    try:
+        check_kallsyms(prog)
+    except (DumpError, FaultError, ValueError) as e:
+        return str(e)
+    return ""
 
 
 def _elf_symbols(

@@ -92,7 +92,7 @@ def _make_types(data: bytes) -> bool:
             ]
             for name in names:
                 read += _use_member(type_, name)
-            with suppress(MissingInformation):
+            with suppress(MissingInformation, SyntaxError):
                 Layout(type_, {name: name for name in names})
     for name in ("task_struct", "list_head", "module"):
         with suppress(LookupError, MissingInformation):
