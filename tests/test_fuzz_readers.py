@@ -15,7 +15,7 @@ import pytest
 from contrib.fuzz.readers.catalogue import HARNESSES
 from contrib.fuzz.readers.harness import Harness, run_once
 from contrib.fuzz.readers.plain import inputs, minimised, search
-from tests.test_btf import ARRAY, FUNC_PROTO, INT, SIGNED, STRUCT, with_int
+from tests.test_btf import FUNC_PROTO, INT, PTR, SIGNED, STRUCT, with_int
 
 RUNS = 300
 ROOT = Path(__file__).parent.parent
@@ -150,30 +150,30 @@ def an_impossible_parameter() -> bytes:
     return blob.data()
 
 
-def functions_in_a_row() -> bytes:
-    """A member is an array of functions, which drgn has no words for."""
+def a_nameless_function() -> bytes:
+    """A member is a function, whose parameter is a function without a name: drgn has no words."""
     blob = with_int()
-    function = blob.add(FUNC_PROTO, 0, 1)
-    array = blob.add(ARRAY, 0, 0, function, 1, 3)
-    blob.add(STRUCT, "holder", 8, "member", array, 0, n=1)
+    inner = blob.add(FUNC_PROTO, 0, 1)
+    outer = blob.add(FUNC_PROTO, 0, 1, "", inner, n=1)
+    blob.add(STRUCT, "holder", 8, "member", outer, 0, n=1)
     return blob.data()
 
 
-def arrays_of_arrays() -> bytes:
-    """Ninety deep, of a size that no number holds."""
+def a_function_that_takes_itself() -> bytes:
+    """A member is a function, whose parameter is a pointer to that function."""
     blob = with_int()
-    element = 1
-    for _ in range(90):
-        element = blob.add(ARRAY, 0, 0, element, 1, 2)
-    blob.add(STRUCT, "holder", 8, "member", element, 0, n=1)
+    function = blob.next_id
+    blob.add(FUNC_PROTO, 0, 1, "itself", function + 1, n=1)
+    blob.add(PTR, 0, function)
+    blob.add(STRUCT, "holder", 8, "member", function, 0, n=1)
     return blob.data()
 
 
 FOUND: list[tuple[str, str, Callable[[], bytes]]] = [
-    ("packed", "zstd's signature, and no frame", lambda: b"\x28\xb5\x2f\xfd" + b"\0\0"),
+    ("packed", "zstd's signature, and no frame", lambda: b"\x28\xb5\x2f\xfd\0"),
     ("btftypes", "a parameter that cannot be", an_impossible_parameter),
-    ("btftypes", "an array of functions", functions_in_a_row),
-    ("btftypes", "arrays of arrays", arrays_of_arrays),
+    ("btftypes", "a function without a name", a_nameless_function),
+    ("btftypes", "a function that takes itself", a_function_that_takes_itself),
 ]
 
 
