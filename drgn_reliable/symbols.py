@@ -25,7 +25,7 @@ from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_reliable.errors import DumpError, MissingInformation
 from drgn_reliable.kallsyms import check_kallsyms
-from drgn_reliable.memory import MASK, Layout, byte_order
+from drgn_reliable.memory import MASK, Layout, byte_order, named_type
 
 __all__ = ("Named", "Symbols", "module_symbols")
 
@@ -159,11 +159,12 @@ def module_symbols(prog: Program, kallsyms: int) -> ModuleSymbols:
 
     :param kallsyms: address of its ``struct mod_kallsyms``; 0 gives no symbols.
     :raises drgn.FaultError: if the dump lacks the tables.
+    :raises MissingInformation: if the types do not say where they are.
     """
     if not kallsyms:
         return ModuleSymbols([])
     layout = Layout(
-        prog.type("struct mod_kallsyms"),
+        named_type(prog, "struct mod_kallsyms"),
         {"symtab": "symtab", "count": "num_symtab", "strtab": "strtab"},
     )
     table = layout.read(prog, kallsyms)
