@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Program
 
-from drgn_reliable.errors import TaskNotFound
+from drgn_reliable.errors import MissingInformation, TaskNotFound
 from drgn_reliable.memory import (
     MASK,
     BrokenList,
@@ -24,6 +24,7 @@ from drgn_reliable.memory import (
     byte_order,
     container_nodes,
     missing,
+    named_type,
     size_of,
 )
 from drgn_reliable.model import TaskKind
@@ -110,8 +111,9 @@ def cpus_in_mask(prog: Program, mask: int) -> list[int]:
     """The CPUs of the ``struct cpumask`` at an address.
 
     :raises drgn.FaultError: if the dump lacks it.
+    :raises MissingInformation: if the types do.
     """
-    data = prog.read(mask, size_of(prog.type("struct cpumask")))
+    data = prog.read(mask, size_of(named_type(prog, "struct cpumask")))
     words = [word for (word,) in struct.iter_unpack(byte_order(prog) + "Q", data)]
     return [64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1]
 
@@ -299,14 +301,18 @@ class TaskList:
     def _possible_cpus(self) -> list[int]:
         try:
             return cpus_in_mask(self._prog, self._symbols.required("__cpu_possible_mask"))
-        except FaultError as e:
+        except (FaultError, MissingInformation) as e:
             self.problems.append(f"mask of possible CPUs: {missing(e)}; the idle tasks are missing")
             return []
 
     def _idle_tasks(self) -> Iterator[Task]:
         runqueues = self._symbols.required("runqueues")
         offsets = self._symbols.required("__per_cpu_offset")
-        rq = Layout(self._prog.type("struct rq"), {"idle": "idle"})
+        try:
+            rq = Layout(named_type(self._prog, "struct rq"), {"idle": "idle"})
+        except MissingInformation as e:
+            self.problems.append(f"idle tasks: {e}")
+            return
         for cpu in self._possible_cpus():
             try:
                 base = self._prog.read_u64(offsets + 8 * cpu)
