@@ -18,6 +18,7 @@ from drgn import (
     FaultError,
     MissingDebugInfoError,
     Program,
+    ProgramFlags,
     Symbol,
     SymbolBinding,
 )
@@ -54,7 +55,8 @@ class Symbols:
         self._find: Callable[[Program, str | None, int | None, bool], Sequence[Symbol]]
         try:
             self._find = load_vmlinux_kallsyms(prog)
-            self.source = "kallsyms in the dump"
+            live = prog.flags & ProgramFlags.IS_LIVE
+            self.source = f"kallsyms in {'memory' if live else 'the dump'}"
             why = ""
         except _UNUSABLE as e:
             self._find = _elf_symbols
