@@ -31,7 +31,7 @@ pytestmark = pytest.mark.guest
 
 ASLEEP = ("do_nanosleep", "do_sys_poll")
 """What a task named "mover" sleeps in: one or the other."""
-SCENARIO = os.environ.get("VMLAB_LIVE", "x86_64-6.12-live")
+SCENARIO = os.environ.get("VMLAB_LIVE", "x86_64-6.1-live")
 
 
 @pytest.fixture(scope="module")
