@@ -18,6 +18,7 @@ from drgn import (
     FaultError,
     MissingDebugInfoError,
     Program,
+    ProgramFlags,
     Symbol,
     SymbolBinding,
 )
@@ -60,9 +61,10 @@ class Symbols:
             self._find = _elf_symbols
             why = str(e)
         self.kallsyms = self._find is not _elf_symbols
-        self.source = (
-            "kallsyms in the dump" if self.kallsyms else "ELF symbols of the debug information"
-        )
+        self.source = "ELF symbols of the debug information"
+        if self.kallsyms:
+            live = prog.flags & ProgramFlags.IS_LIVE
+            self.source = f"kallsyms in {'memory' if live else 'the dump'}"
         self._addresses: dict[str, int | None] = {}
         if self.address("_stext") is None:
             raise MissingInformation(

@@ -127,6 +127,8 @@ class TaskList:
     :attr:`problems` gets one line for each list that could not be followed to its end.
     """
 
+    WHERE = "in this dump"
+
     def __init__(
         self, prog: Program, symbols: Symbols, saved: SavedContext, return_hooks: str | None
     ) -> None:
@@ -241,7 +243,7 @@ class TaskList:
         found = [task for task in self if number == (task.address if by_address else task.pid)]
         if not found:
             what = "address" if by_address else "PID"
-            raise TaskNotFound(f"no task has the {what} {wanted} in this dump")
+            raise TaskNotFound(f"no task has the {what} {wanted} {self.WHERE}")
         return found
 
     def select(self, wanted: Iterable[str]) -> list[Task]:
