@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from drgn import FaultError, Program
 
-from drgn_reliable.errors import TaskNotFound
+from drgn_reliable.errors import MissingInformation, TaskNotFound
 from drgn_reliable.memory import (
     MASK,
     BrokenList,
@@ -299,14 +299,18 @@ class TaskList:
     def _possible_cpus(self) -> list[int]:
         try:
             return cpus_in_mask(self._prog, self._symbols.required("__cpu_possible_mask"))
-        except FaultError as e:
+        except (FaultError, MissingInformation) as e:
             self.problems.append(f"mask of possible CPUs: {missing(e)}; the idle tasks are missing")
             return []
 
     def _idle_tasks(self) -> Iterator[Task]:
-        runqueues = self._symbols.required("runqueues")
-        offsets = self._symbols.required("__per_cpu_offset")
-        rq = Layout(self._prog.type("struct rq"), {"idle": "idle"})
+        try:
+            runqueues = self._symbols.required("runqueues")
+            offsets = self._symbols.required("__per_cpu_offset")
+            rq = Layout(self._prog.type("struct rq"), {"idle": "idle"})
+        except (LookupError, MissingInformation) as e:
+            self.problems.append(f"idle tasks: {e}; they are missing from this report")
+            return
         for cpu in self._possible_cpus():
             try:
                 base = self._prog.read_u64(offsets + 8 * cpu)
