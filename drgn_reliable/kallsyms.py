@@ -40,9 +40,14 @@ def check_kallsyms(prog: Program) -> None:
     Nothing is checked if VMCOREINFO does not say where they are (Linux before 6.0).
 
     :raises ValueError: if they are damaged; the message says which, in words.
+    :raises DumpError: if VMCOREINFO is.
     :raises drgn.FaultError: if the dump lacks a part of them.
     """
-    values = values_of(prog["VMCOREINFO"].string_().decode("ascii", "replace"))
+    try:
+        text = prog["VMCOREINFO"].string_()
+    except KeyError:
+        return
+    values = values_of(text.decode("ascii", "replace"))
     names = {table: f"SYMBOL(kallsyms_{table})" for table in _TABLES}
     if not all(name in values for name in names.values()):
         return

@@ -195,7 +195,7 @@ class Kernel:
         except LookupError:
             self._register_btf()
         if _FINDER in self.prog.registered_type_finders():
-            return "BTF in the dump"
+            return f"BTF in {'memory' if self.prog.flags & ProgramFlags.IS_LIVE else 'the dump'}"
         return f"debug information ({_debug_file(self.prog) or 'of the program'})"
 
     def _register_btf(self) -> None:

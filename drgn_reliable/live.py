@@ -279,6 +279,8 @@ class LiveTaskList(TaskList):
     began (``total_forks``) and ended meanwhile.
     """
 
+    WHERE = "now"
+
     def __iter__(self) -> Iterator[Task]:
         wrong = ""
         for _ in range(_LISTINGS):

@@ -30,6 +30,7 @@ __all__ = (
     "member_offset",
     "member_type",
     "missing",
+    "named_type",
     "pointed_type",
     "size_of",
 )
@@ -68,6 +69,19 @@ def _underlying(type_: Type) -> Type:
     while type_.kind == TypeKind.TYPEDEF:
         type_ = type_.type
     return type_
+
+
+def named_type(prog: Program, name: str) -> Type:
+    """A type by its name, such as ``"struct rq"``.
+
+    :raises MissingInformation: if the types lack it.
+    """
+    try:
+        return prog.type(name)
+    except LookupError as e:
+        raise MissingInformation(
+            f"the types lack {name!r}; name the kernel's vmlinux with --symbols"
+        ) from e
 
 
 def member_offset(type_: Type, path: str) -> int | None:

@@ -70,7 +70,7 @@ class Module:
         if self._symbols is None:
             try:
                 self._symbols = module_symbols(prog, self.kallsyms)
-            except FaultError:
+            except (FaultError, MissingInformation):
                 self._symbols = ModuleSymbols([])
         return self._symbols.at(address, region.start)
 

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 
 from drgn import FaultError, Program
 
+from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import (
     MASK,
     Layout,
@@ -186,7 +187,7 @@ class Patches:
             if first == head:
                 return None
             return self._function(first - self._func.offsets["stacked"]).name or None
-        except (FaultError, LookupError):
+        except (FaultError, LookupError, MissingInformation):
             return None
 
     @property
@@ -262,6 +263,7 @@ class Patches:
         return container_nodes(self._prog, head, layout.offsets[member], _LIST_LIMIT)
 
     def _each_patch(self, head: int) -> Iterator[Patch]:
+        _ = self._object, self._func  # Without these types the list is not whole.
         for address in self._nodes(head, self._patch, "list"):
             fields = self._patch.read(self._prog, address)
             name = self._name_of_module(fields["module"])

@@ -14,7 +14,7 @@ from drgn.helpers.linux.percpu import per_cpu
 
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.memory import MASK, Layout, member_offset
+from drgn_reliable.memory import MASK, Layout, member_offset, named_type
 from drgn_reliable.tasks import Task, cpus_in_mask
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class PatchStates:
         offset = member_offset(prog.type("struct task_struct"), "thread_info.flags")
         if offset is not None:
             return int(prog.read_u64(task.address + offset & MASK))
-        offset = member_offset(prog.type("struct thread_info"), "flags") or 0
+        offset = member_offset(named_type(prog, "struct thread_info"), "flags") or 0
         return int(prog.read_u64(task.stack + offset & MASK))
 
     def flagged(
@@ -116,7 +116,7 @@ def offline_cpus(kernel: Kernel) -> frozenset[int]:
             return frozenset()
         prog = kernel.prog
         return frozenset(cpus_in_mask(prog, possible)) - frozenset(cpus_in_mask(prog, online))
-    except FaultError:
+    except (FaultError, MissingInformation):
         return frozenset()
 
 
@@ -130,6 +130,6 @@ def clock(kernel: Kernel) -> float | None:
         for cpu in cpus_in_mask(kernel.prog, mask) if mask is not None else ():
             now = int(per_cpu(queues, cpu).clock.value_())
             latest = now if latest is None else max(latest, now)
-    except (FaultError, LookupError):
+    except (FaultError, LookupError, MissingInformation):
         return None
     return None if latest is None else latest / 1e9

@@ -117,7 +117,7 @@ class CrashRegisters:
         address = self._symbols.address(mask)
         try:
             return cpus_in_mask(self._prog, address) if address is not None else ()
-        except FaultError:
+        except (FaultError, MissingInformation):
             return ()
 
     def _from_drgn(self, task: Task) -> Mapping[str, int] | None:

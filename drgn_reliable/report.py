@@ -72,7 +72,7 @@ class Scanner:
     def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """The reports of tasks, as they are made."""
         live = self.kernel.live
-        return live.reports(tasks, self._walked) if live else map(self._walked, tasks)
+        return live.reports(tasks, self._walked) if live else map(self._recognised, tasks)
 
     def end(self) -> None:
         """Leave nothing behind that works for the scanner: this one works alone."""

@@ -18,6 +18,7 @@ from drgn import (
     FaultError,
     MissingDebugInfoError,
     Program,
+    ProgramFlags,
     Symbol,
     SymbolBinding,
 )
@@ -25,14 +26,13 @@ from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 
 from drgn_reliable.errors import DumpError, MissingInformation
 from drgn_reliable.kallsyms import check_kallsyms
-from drgn_reliable.memory import MASK, Layout, byte_order
+from drgn_reliable.memory import MASK, Layout, byte_order, named_type
 
 __all__ = ("Named", "Symbols", "module_symbols")
 
 
 _UNUSABLE = (
-    LookupError, ValueError, OverflowError, FaultError, BadDataError, DumpError,
-    MissingDebugInfoError,
+    LookupError, ValueError, OverflowError, FaultError, BadDataError, MissingDebugInfoError
 )  # fmt: skip
 """What drgn raises for kallsyms that are not there or damaged."""
 
@@ -54,16 +54,17 @@ class Symbols:
     def __init__(self, prog: Program) -> None:
         self._prog = prog
         self._find: Callable[[Program, str | None, int | None, bool], Sequence[Symbol]]
+        why = _damage(prog)
         try:
-            check_kallsyms(prog)
-            self._find = load_vmlinux_kallsyms(prog)
-            self.source = "kallsyms in the dump"
-            why = ""
+            self._find = _elf_symbols if why else load_vmlinux_kallsyms(prog)
         except _UNUSABLE as e:
             self._find = _elf_symbols
-            self.source = "ELF symbols of the debug information"
             why = str(e)
         self.kallsyms = self._find is not _elf_symbols
+        self.source = "ELF symbols of the debug information"
+        if self.kallsyms:
+            live = prog.flags & ProgramFlags.IS_LIVE
+            self.source = f"kallsyms in {'memory' if live else 'the dump'}"
         self._addresses: dict[str, int | None] = {}
         if self.address("_stext") is None:
             raise MissingInformation(
@@ -115,6 +116,15 @@ class Symbols:
             return None
 
 
+def _damage(prog: Program) -> str:
+    """What is wrong with kallsyms, empty if nothing is."""
+    try:
+        check_kallsyms(prog)
+    except (DumpError, FaultError, ValueError) as e:
+        return str(e)
+    return ""
+
+
 def _elf_symbols(
     prog: Program, name: str | None, address: int | None, one: bool
 ) -> Sequence[Symbol]:
@@ -154,11 +164,12 @@ def module_symbols(prog: Program, kallsyms: int) -> ModuleSymbols:
 
     :param kallsyms: address of its ``struct mod_kallsyms``; 0 gives no symbols.
     :raises drgn.FaultError: if the dump lacks the tables.
+    :raises MissingInformation: if the types do not say where they are.
     """
     if not kallsyms:
         return ModuleSymbols([])
     layout = Layout(
-        prog.type("struct mod_kallsyms"),
+        named_type(prog, "struct mod_kallsyms"),
         {"symtab": "symtab", "count": "num_symtab", "strtab": "strtab"},
     )
     table = layout.read(prog, kallsyms)

@@ -24,6 +24,7 @@ from drgn_reliable.memory import (
     byte_order,
     container_nodes,
     missing,
+    named_type,
     size_of,
 )
 from drgn_reliable.model import TaskKind
@@ -110,8 +111,9 @@ def cpus_in_mask(prog: Program, mask: int) -> list[int]:
     """The CPUs of the ``struct cpumask`` at an address.
 
     :raises drgn.FaultError: if the dump lacks it.
+    :raises MissingInformation: if the types do.
     """
-    data = prog.read(mask, size_of(prog.type("struct cpumask")))
+    data = prog.read(mask, size_of(named_type(prog, "struct cpumask")))
     words = [word for (word,) in struct.iter_unpack(byte_order(prog) + "Q", data)]
     return [64 * i + bit for i, word in enumerate(words) for bit in range(64) if word >> bit & 1]
 
@@ -124,6 +126,8 @@ class TaskList:
 
     :attr:`problems` gets one line for each list that could not be followed to its end.
     """
+
+    WHERE = "in this dump"
 
     def __init__(
         self, prog: Program, symbols: Symbols, saved: SavedContext, return_hooks: str | None
@@ -239,7 +243,7 @@ class TaskList:
         found = [task for task in self if number == (task.address if by_address else task.pid)]
         if not found:
             what = "address" if by_address else "PID"
-            raise TaskNotFound(f"no task has the {what} {wanted} in this dump")
+            raise TaskNotFound(f"no task has the {what} {wanted} {self.WHERE}")
         return found
 
     def select(self, wanted: Iterable[str]) -> list[Task]:
@@ -307,9 +311,9 @@ class TaskList:
         try:
             runqueues = self._symbols.required("runqueues")
             offsets = self._symbols.required("__per_cpu_offset")
-            rq = Layout(self._prog.type("struct rq"), {"idle": "idle"})
-        except (LookupError, MissingInformation) as e:
-            self.problems.append(f"idle tasks: {e}; they are missing from this report")
+            rq = Layout(named_type(self._prog, "struct rq"), {"idle": "idle"})
+        except MissingInformation as e:
+            self.problems.append(f"idle tasks: {e}")
             return
         for cpu in self._possible_cpus():
             try:

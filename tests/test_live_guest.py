@@ -31,7 +31,7 @@ pytestmark = pytest.mark.guest
 
 ASLEEP = ("do_nanosleep", "do_sys_poll")
 """What a task named "mover" sleeps in: one or the other."""
-SCENARIO = os.environ.get("VMLAB_LIVE", "x86_64-6.12-live")
+SCENARIO = os.environ.get("VMLAB_LIVE", "x86_64-6.1-live")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_a_scan_that_nothing_is_held_for_is_whole(inside: Scan) -> None:
 
 
 def test_few_reads_for_a_task(guest: Living, inside: Scan) -> None:
-    """Reads are system calls; opening the kernel takes most of them."""
-    assert guest.found["scan"]["reads"] < 60 * len(inside.reports())
+    """Reads are system calls. Nine are for a task, and lists and names are read besides."""
+    assert guest.found["scan"]["reads"] < 30 * len(inside.reports())
 
 
 def test_a_mover_is_in_one_place_or_nowhere(guest: Living) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from contrib.vmlab import __main__, chains, conform, lab, scenario, verdicts, vmcores
+from contrib.vmlab import __main__, chains, conform, lab, livepatch, scenario, verdicts, vmcores
 from tests.dumps import DUMP_6_1
 from tests.reports import reported
 
@@ -194,3 +194,37 @@ def test_conform_says_whether_a_dump_is_its_kernel_s(
     told, _, known = last.partition("; ")
     assert told == f"{made / 'vmcore'}: {DUMP_6_1.count()} tasks, {count} differences"
     assert known == "89 of 97 known chains proven, none incomplete"
+
+
+def test_a_dump_can_be_packed_as_a_whole(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name's end: it is smaller, and a scan of it says the same."""
+    entry = {**ENTRY, "file": "mine.kdump.xz"}
+    for name, entries in (("plain", ENTRY), ("packed", entry)):
+        (directory / name).mkdir()
+        text = yaml.safe_dump({"dumps": [entries]}, sort_keys=False)
+        (directory / name / "manifest.yaml").write_text(text)
+        monkeypatch.setattr(lab, "make", fake_make())
+        vmcores.rebuild(directory / name, [], lab.Options(directory), lambda name: print)
+    plain, packed = directory / "plain/mine.kdump", directory / "packed/mine.kdump.xz"
+    assert packed.stat().st_size < 0.75 * plain.stat().st_size
+    assert reported(str(packed)) == reported(str(plain))
+
+
+def test_names_in_rows_are_bytes() -> None:
+    """All but printable ASCII is escaped there, and the backslash; in words, spaces too."""
+    rows = (
+        r"T task ff01 1 1 9 0 1 1 ff, B  a\x0ab \x1b[2J\x5cx41 caf\xc3\xa9\xff"
+        "\n"
+        r"L p\x20q 1 3"
+        "\n"
+        r"P ff p\x20q 1 0 0"
+        "\n"
+        r"K [    1.000000] livepatch: klp_try_switch_task: \x1b[2J:7 is sleeping on function a b"
+        "\n"
+    )
+    (row,) = verdicts.parse(rows)
+    assert row.comm == "a\nb \x1b[2J\\x41 caf\u00e9\\xff"
+    found = livepatch.parse(rows)
+    assert found is not None
+    assert found.transition == found.patches[0].name == "p q"
+    assert found.decisions[0].comm == "\x1b[2J" and found.decisions[0].function == "a b"

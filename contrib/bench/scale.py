@@ -90,6 +90,7 @@ def _crash(command: str, dump: Path, symbols: str, folder: Path, timeout: float)
 
 def measure(dump: Path, name: str, args: argparse.Namespace, folder: Path) -> Record:
     """Everything about one dump."""
+    print(f"measuring {name}", file=sys.stderr)
     found: Record = {"dump": name, "file_bytes": dump.stat().st_size}
     found["stages"] = _step("stages", str(dump))
     found["scans"] = {format: _scan(dump, format, folder, args) for format in args.formats}

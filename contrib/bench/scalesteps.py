@@ -15,6 +15,7 @@ import json
 import os
 import pstats
 import sys
+import tempfile
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -199,7 +200,9 @@ def profile(dump: str) -> Figures:
     from drgn_reliable.cli import main
 
     profiler = cProfile.Profile()
-    profiler.runcall(main, ["scan", dump, "--format", "jsonl", "-o", os.devnull])
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "report")
+        profiler.runcall(main, ["scan", dump, "--format", "jsonl", "--jobs", "1", "-o", out])
     shares = dict.fromkeys((*(name for name, _ in _GROUPS), "other"), 0.0)
     for (path, _, function), row in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
         where = f"{path}:{function}"

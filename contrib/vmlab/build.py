@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import hashlib
 import lzma
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +56,35 @@ class Built:
 
     programs: dict[str, bytes]
     modules: dict[str, bytes]
+
+
+def built_once(
+    cache: Path,
+    root: Path,
+    guest: Path,
+    machine: MachineType,
+    release: str,
+    say: Say,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Built:
+    """What :func:`build` makes, from the cache if it was made of the very same before."""
+    sources = sorted(path for path in GUEST.rglob("*") if path.suffix in (".c", ".h", ""))
+    contents = [(str(p.relative_to(GUEST)), p.read_bytes()) for p in sources if p.is_file()]
+    made_of = (root.name, guest.name, machine.debian, release, sorted(variables.items()), contents)
+    place = cache / "built" / hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
+    parts = ("programs", "modules")
+    if not place.exists():
+        built = build(root, guest, machine, release, say, variables)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".built-", dir=place.parent) as directory:
+            for part, files in zip(parts, (built.programs, built.modules), strict=True):
+                (Path(directory) / "all" / part).mkdir(parents=True)
+                for name, data in files.items():
+                    (Path(directory) / "all" / part / name).write_bytes(data)
+            with contextlib.suppress(OSError):  # another process was faster
+                (Path(directory) / "all").rename(place)
+    read = [{path.name: path.read_bytes() for path in sorted((place / p).iterdir())} for p in parts]
+    return Built(*read)
 
 
 def build(

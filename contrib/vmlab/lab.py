@@ -19,7 +19,7 @@ from drgn_reliable.files.notes import find_vmcoreinfo
 from drgn_reliable.opening import inspect_dump
 
 from . import dumping, guest, livepatch, verdicts
-from .build import Kernel, build
+from .build import Kernel, built_once
 from .kernelbuild import built_root
 from .machines import MACHINES, MachineType
 from .oracle import OracleError
@@ -127,7 +127,7 @@ def prepare(
         "VMLAB_ASSEMBLER": " ".join(f"-Wa,{option}" for option in scenario.workload.assembler),
         "VMLAB_ASSEMBLED": " ".join(scenario.workload.assembled),
     }
-    built = build(root, guests, machine, kernel.release, say, variables)
+    built = built_once(options.cache, root, guests, machine, kernel.release, say, variables)
     modules = initramfs.with_name("modules")
     modules.mkdir()
     for name, data in built.modules.items():

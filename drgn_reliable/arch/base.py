@@ -143,6 +143,11 @@ class KernelFacts:
         self.fork_return = symbols.first(*self.fork_returns)
         """Where a task that never ran begins: no call leads there."""
 
+    def note_problem(self, problem: str) -> None:
+        """Add a line to :attr:`problems`, unless it is there."""
+        if problem not in self.problems:
+            self.problems.append(problem)
+
     def _offset(self, type_: Any, path: str) -> int:
         offset = member_offset(type_, path)
         if offset is None:
@@ -167,6 +172,7 @@ class KernelFacts:
         """The stacks of a CPU beside the task's.
 
         :raises drgn.FaultError: if the dump lacks the per-CPU variables.
+        :raises MissingInformation: if the types lack what they are in.
         """
         yield from ()
 
@@ -310,8 +316,12 @@ class StackUnwinder(Unwinder[S]):
     def _stacks_of(self, task: Task) -> list[Range]:
         found = [self.facts.task_stack(task.stack)]
         # If the dump lacks them, a walk that leaves the task's stack says slot-outside-stack.
-        with contextlib.suppress(FaultError):
+        try:
             found += self.facts.cpu_stacks(task.cpu)
+        except FaultError:
+            pass
+        except MissingInformation as e:
+            self.facts.note_problem(f"stacks outside the tasks: {e}")
         return found
 
     @cached_property

@@ -26,7 +26,7 @@ from drgn_reliable.arch.base import (
     StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
-from drgn_reliable.memory import MASK, StackMemory, member_offset, size_of
+from drgn_reliable.memory import MASK, StackMemory, member_offset, named_type, size_of
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, TaskKind, Walk
 from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
@@ -174,7 +174,7 @@ class Facts(KernelFacts):
         if pacas is None:
             return
         paca = prog.read_u64(prog.read_u64(pacas) + 8 * cpu & MASK)
-        type_ = prog.type("struct paca_struct")
+        type_ = named_type(prog, "struct paca_struct")
         for name in EMERGENCY_STACKS:
             offset = member_offset(type_, name)
             high = prog.read_u64(paca + offset & MASK) if offset is not None else 0

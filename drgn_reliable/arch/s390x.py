@@ -24,7 +24,7 @@ from drgn_reliable.arch.base import (
     StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
-from drgn_reliable.memory import MASK, member_offset
+from drgn_reliable.memory import MASK, member_offset, named_type
 from drgn_reliable.model import CodeRole, End, FoundBy, Walk
 from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
@@ -105,7 +105,7 @@ class Facts(KernelFacts):
         if pointers is None:
             return
         lowcore = self._prog.read_u64(pointers + 8 * cpu & MASK)
-        type_ = self._prog.type("struct lowcore")
+        type_ = named_type(self._prog, "struct lowcore")
         for name in LOWCORE_STACKS:
             offset = member_offset(type_, name)
             start = self._prog.read_u64(lowcore + offset & MASK) if offset is not None else 0

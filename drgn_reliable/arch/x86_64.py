@@ -11,7 +11,7 @@ from drgn import FaultError, Program
 
 from drgn_reliable.arch.base import KernelFacts, Range
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import MASK, member_offset, member_type, size_of
+from drgn_reliable.memory import MASK, member_offset, member_type, named_type, size_of
 from drgn_reliable.model import CodeRole
 from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
@@ -219,7 +219,7 @@ class Facts(KernelFacts):
         place = self._symbols.address("hardirq_stack_ptr")
         hot = self._symbols.address("pcpu_hot")
         if place is None and hot is not None:
-            offset = member_offset(self._prog.type("struct pcpu_hot"), "hardirq_stack_ptr")
+            offset = member_offset(named_type(self._prog, "struct pcpu_hot"), "hardirq_stack_ptr")
             place = None if offset is None else hot + offset
         top = self._prog.read_u64(place + base & MASK) if place is not None else 0
         if top:

@@ -46,6 +46,8 @@ _NOTES_LIMIT = 1 << 26
 
 
 _PAGE = 4096
+_HEADER_SIZE = {32: 32, 64: 56}
+"""Bytes of a program header."""
 _LAST_OFFSET = (1 << 63) - 1
 """Of ``off_t``."""
 
@@ -73,6 +75,7 @@ class ElfCore:
         try:
             # OSError is a seek beyond all files, and pyelftools asserts.
             elf = ELFFile(io.BufferedReader(SourceStream(source)))
+            _check_table(elf, source.size)
             headers = [segment.header for segment in elf.iter_segments()]
         except (ELFError, OSError, ValueError, AssertionError) as error:
             raise DumpFormatError(f"{source.path}: unreadable ELF headers: {error}") from error
@@ -171,6 +174,16 @@ class ElfCore:
             if data:
                 return data
         raise FaultError("memory is not in the dump", address)
+
+
+def _check_table(elf: ELFFile, size: int) -> None:
+    """See that a file of some size has its program headers, of which it may claim 2^32.
+
+    :raises ValueError: if it does not.
+    """
+    count, each, at = elf.num_segments(), elf["e_phentsize"], elf["e_phoff"]
+    if count and (each < _HEADER_SIZE[elf.elfclass] or at + count * each > size):
+        raise ValueError(f"{count} program headers of {each} bytes at {at}, in {size} bytes")
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:

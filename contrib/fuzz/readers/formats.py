@@ -90,7 +90,7 @@ def _use(dump: ElfCore | KdumpFile) -> bool:
     else:
         if dump.kills_library:
             whole = False
-        addresses += [number * dump.header.page_size for number in range(0, 512, 17)]
+        addresses += [number * dump.header.page_size for number in (*range(9), 512)]
     for address in addresses:
         with suppress(FaultError):
             if len(dump.read_physical(address, 16)) != 16:
@@ -118,10 +118,8 @@ def _small_kdump(dump: str, pages: int, version: int = 6) -> bytes:
     real = kdump_of(dump)
     header, size = real.header, real.header.page_size
     order = "<" if header.little_endian else ">"
-    numbers = [n for n in range(header.max_pfn) if n < 8 * size and real._has(n)][:pages]
-    bitmap = bytearray(size)
-    for number in numbers:
-        bitmap[number >> 3] |= 1 << (number & 7)
+    numbers = [n for n in range(header.max_pfn) if real._has(n)][:pages]
+    bitmap = bytes(((1 << pages) - 1,))  # they become the first
     notes = _real_notes(dump)
     packed_pages = [zlib.compress(real.page(number)) for number in numbers]
     head = bytearray(real.source.read(0, struct.calcsize("<" + MAIN_HEADER)))
@@ -137,7 +135,7 @@ def _small_kdump(dump: str, pages: int, version: int = 6) -> bytes:
     for page in packed_pages:
         table += struct.pack(order + "QIIQ", at, len(page), 1, 0)
         at += len(page)
-    blocks = (bytes(head), sub + notes, bytes(bitmap), bytes(bitmap))
+    blocks = (bytes(head), sub + notes, bitmap, bitmap)
     return b"".join([*(part.ljust(size, b"\0") for part in blocks), table, *packed_pages])
 
 

@@ -92,7 +92,7 @@ def _make_types(data: bytes) -> bool:
             ]
             for name in names:
                 read += _use_member(type_, name)
-            with suppress(MissingInformation):
+            with suppress(MissingInformation, SyntaxError):
                 Layout(type_, {name: name for name in names})
     for name in ("task_struct", "list_head", "module"):
         with suppress(LookupError, MissingInformation):
@@ -158,7 +158,7 @@ def _change_btf(data: bytes, chance: random.Random) -> bytes:
 
 _BASE = 0xFFFFFFFF81000000
 _PLACES = {"num_syms": 0, "relative_base": 8, "token_index": 16, "token_table": 528}
-_NAMES_AT, _OFFSETS_AT = 4096, 1 << 16
+_NAMES_AT, _OFFSETS_AT = 4096, 8192
 _RELEASES = (b"6.1.0", b"5.19.0", b"6.12.1")
 
 
@@ -279,6 +279,6 @@ def _module_seeds() -> Sequence[bytes]:
 HARNESSES = (
     Harness("btf", "BTF records", _read_btf, _btf_seeds, _change_btf),
     Harness("btftypes", "drgn types of BTF", _make_types, _btf_seeds, _change_btf),
-    Harness("kallsyms", "kallsyms", _read_kallsyms, _kallsyms_seeds, _change_kallsyms, 1 << 17),
+    Harness("kallsyms", "kallsyms", _read_kallsyms, _kallsyms_seeds, _change_kallsyms, 1 << 14),
     Harness("modulesymbols", "a module's symbols", _read_module_symbols, _module_seeds),
 )
