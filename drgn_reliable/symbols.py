@@ -108,9 +108,12 @@ class Symbols:
         return next((a for a in map(self.address, names) if a is not None), None)
 
     def at(self, address: int) -> Named | None:
-        """The function or object that an address lies in."""
+        """The function or object that an address lies in; none, if its name is no text."""
         found = self._find(self._prog, None, address, True)
-        return Named(found[0].name, found[0].address) if found else None
+        try:
+            return Named(found[0].name, found[0].address) if found else None
+        except UnicodeDecodeError:
+            return None
 
 
 def _damage(prog: Program) -> str:

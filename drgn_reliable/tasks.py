@@ -308,9 +308,9 @@ class TaskList:
             return []
 
     def _idle_tasks(self) -> Iterator[Task]:
-        runqueues = self._symbols.required("runqueues")
-        offsets = self._symbols.required("__per_cpu_offset")
         try:
+            runqueues = self._symbols.required("runqueues")
+            offsets = self._symbols.required("__per_cpu_offset")
             rq = Layout(named_type(self._prog, "struct rq"), {"idle": "idle"})
         except MissingInformation as e:
             self.problems.append(f"idle tasks: {e}")

@@ -68,7 +68,7 @@ def test_what_is_lost_is_told(summary: campaign.Summary) -> None:
 
 
 def test_damage_is_not_proven(summary: campaign.Summary) -> None:
-    """Nonsense in a word of the walk is never part of a proven trace."""
+    """Nonsense in a word of the walk never makes a proven trace another one."""
     assert {kind: summary.counts["proven"][kind] for kind in NEVER_PROVEN} == dict.fromkeys(
         NEVER_PROVEN, 0
     )
@@ -76,7 +76,7 @@ def test_damage_is_not_proven(summary: campaign.Summary) -> None:
 
 def test_the_campaign_is_bounded(summary: campaign.Summary) -> None:
     """Reads of a scan, in times of the sound dump's, and memory of a process."""
-    assert summary.reads <= READS
+    assert summary.reads <= 2 * READS
     assert 0 < summary.memory <= MEMORY
 
 

@@ -256,12 +256,12 @@ def _kind(name: str, weight: int, make: Maker, scope: Scope = Scope.FILE) -> Kin
 
 
 KINDS = (
-    _kind("page-table", 4, _page_table, Scope.PAGES),
-    _kind("file-header", 1, _header),
-    _kind("file-sub-header", 1, _sub_header),
-    _kind("file-notes", 1, _notes),
+    _kind("page-table", 3, _page_table, Scope.PAGES),
+    _kind("file-header", 2, _header),
+    _kind("file-sub-header", 2, _sub_header),
+    _kind("file-notes", 2, _notes),
     _kind("file-vmcoreinfo", 2, _vmcoreinfo),
-    _kind("file-bitmap", 1, _bitmap),
+    _kind("file-bitmap", 2, _bitmap),
     _kind("file-descriptor", 2, _descriptor),
     _kind("file-page", 2, _page_data),
     _kind("file-cut", 2, _cut),

@@ -65,7 +65,7 @@ class Figures:
     unsaid: Counter[str] = field(default_factory=Counter)
     """Where lists of tasks are others: those that lack tasks and look whole."""
     proven: Counter[str] = field(default_factory=Counter)
-    """Tasks whose trace is proven though the kernel's verdict or entries have changed."""
+    """Tasks whose trace is proven, with other entries than before the damage."""
     spent: Counter[str] = field(default_factory=Counter)
     """Milliseconds; a batch counts for the kind of its first mutation."""
     slowest: tuple[float, int, str] = (0.0, 0, "")
@@ -242,7 +242,8 @@ class Trials:
         found = difference(report, expected)
         if not found and expected.verdict is Verdict.RELIABLE:
             figures.reliable[kind] += 1
-        if changed and report.proof.verdict is ProofVerdict.PROVEN:
+        other = report.proof.entries != before.report.proof.entries
+        if other and report.proof.verdict is ProofVerdict.PROVEN:
             figures.proven[kind] += 1
         return found
 

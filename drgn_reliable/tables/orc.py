@@ -275,6 +275,8 @@ def orc_format(prog: Program, symbols: Symbols) -> OrcFormat:
 
 _BLOCK = 256
 """Bytes of text for each slot of ``orc_lookup`` (``LOOKUP_BLOCK_SIZE``)."""
+_NESTED = 4
+"""Trampolines of trampolines."""
 _SHORT_TABLE = 256
 """Entries: more than a block of text has."""
 
@@ -349,9 +351,11 @@ class OrcTables(Generic[R]):
             symbols.address("ftrace_regs_caller"),
         )
 
-    def find(self, address: int) -> R | None:
+    def find(self, address: int, nested: int = 0) -> R | None:
         """The rule for an address, None if there is none.
 
+        :param nested: of how many trampolines this is the original. Only damage makes a
+            trampoline of another one, and the kernel would go round for ever.
         :raises drgn.FaultError: if the dump lacks the part of the table.
         """
         if address == 0:
@@ -366,7 +370,7 @@ class OrcTables(Generic[R]):
         bpf = self._text.generated.bpf(address)
         if bpf and bpf.keeps_frame_pointer(address):
             return self.format.frame_pointer
-        return self._in_trampoline(address)
+        return self._in_trampoline(address, nested)
 
     def _decoded(self, entry: bytes | None) -> R | None:
         return None if entry is None else self.format.decode(entry)
@@ -394,11 +398,11 @@ class OrcTables(Generic[R]):
         size = self.format.size
         return _Table(self._prog, module.orc_ip, module.orc, module.orc_count, size).find(address)
 
-    def _in_trampoline(self, address: int) -> R | None:
+    def _in_trampoline(self, address: int, nested: int) -> R | None:
         """A dynamic ftrace trampoline is a copy of code that has entries of its own."""
         trampoline = self._text.generated.ftrace(address)
         source = self._copied_from[trampoline.saves_registers] if trampoline else None
-        if trampoline is None or source is None:
+        if trampoline is None or source is None or nested >= _NESTED:
             return None
         original = source + address - trampoline.start
-        return None if original == address else self.find(original)
+        return None if original == address else self.find(original, nested + 1)

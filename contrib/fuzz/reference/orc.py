@@ -89,4 +89,7 @@ class Orc:
         if source is None:
             return None
         place = source + ip - self.m.get("ftrace_ops", ops, "trampoline") & M
-        return None if place == ip else self.find(place)
+        try:
+            return None if place == ip else self.find(place)
+        except RecursionError as e:
+            raise Fault("trampolines of trampolines") from e
