@@ -34,7 +34,8 @@ _GROUPS = (
     ("listing tasks", ("drgn_reliable/tasks.py",)),
     ("opening", (
         "drgn_reliable/btf", "drgn_reliable/opening", "drgn_reliable/kernel.py", "importlib",
-        "<frozen", "drgn_reliable/symbols.py", "drgn_reliable/kallsyms", "drgn_reliable/modules.py", "_drgn.", "marshal",
+        "<frozen", "drgn_reliable/symbols.py", "drgn_reliable/kallsyms",
+        "drgn_reliable/modules.py", "_drgn.", "marshal",
     )),
     ("printing", (
         "drgn_reliable/render", "json/", "csv.py", "_csv", "tabulate", "_io.", "write",
