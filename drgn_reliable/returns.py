@@ -187,6 +187,8 @@ class ReturnProbes:
             # Probes on one function chain trampolines; the oldest has the real address.
             if fields["ret"] == self.trampoline:
                 continue
+            if not fields["ret"]:  # as the kernel, which takes it for the list's end
+                return None
             cursor.probe_node = node
             if fields["key"] == key:
                 cursor.probes_found += 1

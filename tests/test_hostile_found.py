@@ -78,12 +78,27 @@ CASES = [
         {0xFFFFFFFFC0613702: 0xFFFFFFFFC03F3A40},
     ),
     Case(
+        "A probed return whose real address is 0 ends the list of them, as for the kernel",
+        *("aarch64-7.2-hurt.kdump", 0xFFFF0000038D5400, UNRELIABLE),
+        {0xFFFF80008000D0E0: 0},
+    ),
+    Case(
+        "The same on the 16 KiB pages of a distribution's kernel",
+        *("aarch64-7.2-16k.kdump", 0xFFF0000011391280, UNRELIABLE),
+        {0xFFFFC000803980B0: 0},
+    ),
+    Case(
+        "A list of modules that leads to what is none: the boot CPU's idle task keeps its trace",
+        *("x86_64-6.12.kdump", 0xFFFFFFFF83810940, RELIABLE),
+        {0xFFFFFFFFC030A048: 0xFF65061E00BDBD90},
+    ),
+    Case(
         "An idle task whose flags are no kernel thread's: powerpc looks for a user task's end",
         *("ppc64le-6.12-64k.kdump", 0xC00000000276B100, UNRELIABLE),
         {0xC00000000276B214: 0x04000002},
     ),
 ]
-"""Found by seeds 1 to 8 of the first campaigns."""
+"""Found by seeds 1 to 8 and 100 of the first campaigns."""
 
 
 class Opened:

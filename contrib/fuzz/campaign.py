@@ -18,8 +18,8 @@ from typing import Any
 
 MEMORY = 1 << 30
 """Bytes of anonymous memory of one process: the package, its judge and a sound copy."""
-PATIENCE = 60.0
-"""Seconds for one mutation, or one batch of them; none takes more than two."""
+PATIENCE = 600.0
+"""Seconds for one mutation, or one batch of them; none takes more than two of a processor."""
 CHUNK = 1500
 """Mutations of one process."""
 COUNTERS = (

@@ -61,6 +61,7 @@ class Code:
             return
         try:
             for mod in self.m.each("module", head, "list"):
+                list(self._regions(mod))  # what cannot be read is no module
                 if self.m.get("module", mod, "state") != UNFORMED:
                     yield mod
         except Fault:
