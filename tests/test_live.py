@@ -418,3 +418,5 @@ def test_the_command_line_scans_what_lives(
     words = ["explain", "--live", first, "--words", "none", second]
     assert drgn_reliable.cli.main(words) == 0
     assert capsys.readouterr().out.count("kernel: reliable") == 2
+    assert drgn_reliable.cli.main(["info", "--live"]) == 0
+    assert "types                         BTF in memory" in capsys.readouterr().out
