@@ -5,9 +5,10 @@
     python -m contrib.bench.fleet CAPSULE --counts 10,100,1000 --jobs 1,2
 
 With ``--symbols`` the same copies of the dump are gone through in turn by ``fleet scan``, by a loop
-over drgn that prints every task's stack, and with ``--crash`` by a loop over crash, each run in the same mood of the machine; only the loops need the debug information. Without, it is measured
-how the scan grows with the number of dumps and of jobs, what the scanning process itself takes, and
-how long the report of that many dumps takes.
+over drgn that prints every task's stack, and with ``--crash`` by a loop over crash, each run in the
+same mood of the machine; only the loops need the debug information. Without, it is measured how the
+scan grows with the number of dumps and of jobs, what the scanning process itself takes, and how
+long the report of that many dumps takes.
 
 Copies differ in a byte behind their end: one content would be scanned once.
 """
