@@ -115,19 +115,19 @@ def test_explain_of_the_living(guest: Living) -> None:
 
 
 def test_a_transition_of_the_living(guest: Living) -> None:
-    """klp --live names the patch of the transition, and tasks that it waits for all the time."""
+    """klp --live names the patch of the transition and whom it waits for: all for whom it waits
+    before and after, and no others than those of before or after."""
     found = guest.found["klp"]
     assert found["status"] == 1, found["err"]
     report = json.loads(found["out"])
     assert report["transition"]["patch"] == "vmlab_livepatch"
     assert report["problems"] == []
-    still = Scan(found["before"], "", found["after"]).still()
     waiting = [pending_of(found[when]) for when in ("before", "after")]
     pending = {int(task["task"], 16) for task in report["tasks"]}
-    names = {row.task: (row.pid, row.comm) for row in verdicts.parse(found["before"])}
-    assert [names[task] for task in (waiting[0] & waiting[1] & set(still)) - pending] == []
-    assert pending <= waiting[0] | waiting[1]
-    assert pending & set(still)
+    rows = (*verdicts.parse(found["before"]), *verdicts.parse(found["after"]))
+    names = {row.task: (row.pid, row.comm) for row in rows}
+    assert [names[task] for task in (waiting[0] & waiting[1]) - pending] == []
+    assert waiting[0] & waiting[1] and pending & set(names) <= waiting[0] | waiting[1]
 
 
 def pending_of(rows: str) -> set[int]:
