@@ -152,7 +152,7 @@ def test_an_error_is_one_harmless_line(
     def fail(*arguments: object, **named: object) -> None:
         raise (UsageError if what == "SQL" else DumpError)(f"{name}: not a dump")
 
-    monkeypatch.setattr("drgn_reliable.cli.open_dump", fail)
+    monkeypatch.setattr("drgn_reliable.cli.open_target", fail)
     assert main(["scan", "x"]) in (2, 3)
     said = capsys.readouterr()
     assert said.out == ""
@@ -206,7 +206,7 @@ def test_an_error_in_drgns_shell_is_harmless(monkeypatch: pytest.MonkeyPatch) ->
         def fail(*arguments: object, error: type[Exception] = error) -> None:
             raise error(NAMES["renames the window"])
 
-        monkeypatch.setattr("drgn_reliable.plugin.run_scan", fail)
+        monkeypatch.setattr("drgn_reliable.plugin.start_scan", fail)
         with pytest.raises(expected) as caught:
             run_command(prog, "reliable")
         assert str(caught.value) == as_shown(NAMES["renames the window"])
