@@ -315,7 +315,9 @@ def start_scan(
         )
     every = kernel.tasks
     tasks = every.select(wanted) if wanted else progress(every, kernel.expected_tasks())
-    walkers = 0 if wanted else walkers_for(kernel, getattr(args, "jobs", 1))
+    # The page needs all reports at once, which is memory enough.
+    hurry = args.format != "html"
+    walkers = 0 if wanted else walkers_for(kernel, getattr(args, "jobs", 1), hurry=hurry)
     if walkers:
         scanner: Scanner = ParallelScanner(kernel, walkers, args.symbols or (), args.vmcoreinfo)
     else:

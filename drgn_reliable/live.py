@@ -142,18 +142,24 @@ class LiveKernel:
     ) -> list[TaskReport] | None:
         """The reports of a few tasks; None if code came or went at every attempt."""
         for _ in range(ATTEMPTS):
-            ended, found = 0, []
+            ended, found = [], []
             for task in tasks:
                 try:
                     found.append(self._look(task.address, walked))
                 except _Moved:
                     found.append(self._moved(task))
                 except _Ended:
-                    ended += 1
+                    ended.append(task)
             if not self._code_changed():
-                self._ended += ended
-                return found
+                return found + self._not_ended(ended)
         return None
+
+    def _not_ended(self, ended: list[Task]) -> list[TaskReport]:
+        """What is said of tasks that seemed to have ended and are listed nevertheless."""
+        there = {(task.address, task.pid) for task in self._kernel.tasks} if ended else set()
+        back = [task for task in ended if (task.address, task.pid) in there]
+        self._ended += len(ended) - len(back)
+        return [self._moved(task) for task in back]
 
     def _look(self, address: int, look: Callable[[Task], T]) -> T:
         for _ in range(ATTEMPTS):
@@ -274,31 +280,37 @@ class LiveKernel:
 class LiveTaskList(TaskList):
     """The tasks of a kernel that runs: all are listed before the first is given.
 
-    What reading follows can be freed, and used again for another task, which leads elsewhere. So
-    the number of tasks is held against the kernel's own (``nr_threads``), give or take those that
-    began (``total_forks``) and ended meanwhile.
+    What reading follows can be freed, and used again for another task, which leads elsewhere, past
+    some that are there. So the number of tasks is held against the kernel's own (``nr_threads``),
+    give or take those that began (``total_forks``) and ended meanwhile; and if any did, they are
+    listed once more, for what one reading missed.
     """
 
     WHERE = "now"
 
     def __iter__(self) -> Iterator[Task]:
-        wrong = ""
+        found: dict[int, Task] = {}
+        listed: dict[int, Task] = {}
         for _ in range(_LISTINGS):
             began = self._number("total_forks", 8)
             before = self._number("nr_threads", 4)
-            found = {task.address: task for task in super().__iter__()}
+            listed = {task.address: task for task in super().__iter__()}
             after = self._number("nr_threads", 4)
             births = self._number("total_forks", 8) - began
-            count = sum(task.pid != 0 for task in found.values())
+            count = sum(task.pid != 0 for task in listed.values())
             ends = before + births - after
-            wrong = ""
             if before and not before - ends <= count <= before + births:
                 wrong = f"task list: {count} tasks were found, the kernel counts {after}"
-            if not wrong and not self.problems:
+                self.problems.append(wrong)
+            if self.problems:
+                continue
+            again = bool(found)
+            found = listed | {at: task for at, task in found.items() if at not in listed}
+            if again or not (births or ends):
                 break
-        if wrong:
-            self.problems.append(wrong)
-        yield from found.values()
+        if found:
+            self.problems.clear()  # what broke the list at another reading was a change
+        yield from (found or listed).values()
 
     def _number(self, symbol: str, size: int) -> int:
         """A counter of the kernel's, 0 where there is none."""

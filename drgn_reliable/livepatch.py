@@ -329,6 +329,13 @@ def analyse_living(
     ended = chosen - set(reports)
     left = [task for task in every if task.address not in ended]
     found = analyse(kernel, left, only, lambda task: reports[task.address])
+    # The state of one that ended meanwhile was read of memory that was freed.
+    there = {(task.address, task.pid) for task in kernel.tasks}
+    waited = tuple(t for t in found.tasks if (t.report.task, t.report.pid) in there)
+    if found.transition:
+        pending = found.transition.pending - len(found.tasks) + len(waited)
+        transition = replace(found.transition, pending=pending)
+        found = replace(found, tasks=waited, transition=transition)
     if kernel.live and kernel.live.transition() != before:
         problem = "the transition ended, began or turned while it was looked at; look again"
         found = replace(found, problems=(*found.problems, problem))

@@ -314,10 +314,11 @@ class ParallelScanner(Scanner):
             walker.end()
 
 
-def walkers_for(kernel: Kernel, jobs: int | None) -> int:
+def walkers_for(kernel: Kernel, jobs: int | None, *, hurry: bool = True) -> int:
     """How many processes are to walk the tasks of a kernel; 0 if this one does it all.
 
     :param jobs: what the user wants, None if they did not say.
+    :param hurry: whether time is worth memory if they did not: each process takes some 70 MB.
     """
     dump = opened_dump(kernel.prog)
     if dump is None or dump.nameless or kernel.live or not os.path.isfile(dump.path):
@@ -325,4 +326,5 @@ def walkers_for(kernel: Kernel, jobs: int | None) -> int:
     if jobs is not None:
         return jobs if jobs > 1 else 0
     cpus = len(os.sched_getaffinity(0))
-    return min(cpus, _MOST) if cpus > 1 and kernel.expected_tasks() >= MANY else 0
+    many = hurry and cpus > 1 and kernel.expected_tasks() >= MANY
+    return min(cpus, _MOST) if many else 0

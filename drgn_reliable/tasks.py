@@ -196,7 +196,8 @@ class TaskList:
             saved_sp, saved_pc, saved_fp, ret_stack, ret_stack_used, hooks, flags, signal,
             tasks, thread_node, before, self._tasks_before,
         ) = self._fields(data)  # fmt: skip
-        self._following[address + layout.offsets["tasks"]] = tasks
+        if pid == tgid:  # of a process only its leader is in that list
+            self._following[address + layout.offsets["tasks"]] = tasks
         node = address + layout.offsets["thread_node"]
         self._following[node] = thread_node
         self._thread_before = before

@@ -171,9 +171,10 @@ def a_function_that_takes_itself() -> bytes:
 
 
 def headers_of_no_size() -> bytes:
-    """An ELF file of 65,534 program headers in 64 bytes: each of them is the file's start."""
-    fields = (4, 62, 1, 0, 0, 0, 0, 64, 0, 65534, 0, 0, 0)
-    return b"\x7fELF\2\1\1".ljust(16, b"\0") + struct.pack("<HHIQQQIHHHHHH", *fields)
+    """An ELF file of 2^32 program headers (``PN_XNUM``) in 128 bytes: each is the file's start."""
+    fields = (4, 62, 1, 0, 0, 64, 0, 64, 0, 0xFFFF, 64, 1, 0)
+    head = b"\x7fELF\2\1\1".ljust(16, b"\0") + struct.pack("<HHIQQQIHHHHHH", *fields)
+    return head + struct.pack("<IIQQQQIIQQ", 0, 0, 0, 0, 0, 0, 0, (1 << 32) - 1, 0, 0)
 
 
 FOUND: list[tuple[str, str, Callable[[], bytes]]] = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,15 @@ from drgn.commands import run_command
 
 import drgn_reliable.cli
 import drgn_reliable.plugin
-from drgn_reliable import DumpError, KernelVerdict, ProofVerdict, TaskNotFound, TaskReport, scan
+from drgn_reliable import (
+    DumpError,
+    Kernel,
+    KernelVerdict,
+    ProofVerdict,
+    TaskNotFound,
+    TaskReport,
+    scan,
+)
 from drgn_reliable.commands import run_explain, run_klp
 from drgn_reliable.explain import explain_task
 from drgn_reliable.kcore import check_kcore
@@ -170,6 +179,15 @@ def test_the_count_is_read_after_on_cpu(living: Living) -> None:
     assert [reason.id for reason in scanner.report(task).reasons] == ["task-moved"]
 
 
+def unlink(living: Living, kernel: Kernel, task: int) -> None:
+    """Take a process from the list of all, and from the kernel's count."""
+    node = living.place(task, "tasks.next")
+    before, after = living.word(node + 8), living.word(node)
+    living.set(before, after)
+    threads = kernel.symbols.required("nr_threads")
+    living.set(threads, (living.word(threads) - 1) % (1 << 32), 4)
+
+
 @pytest.mark.parametrize(
     "freed",
     [
@@ -185,13 +203,32 @@ def test_who_ended_is_not_reported(living: Living, freed: Callable[[Living, int]
     scanner = Scanner(kernel)
     tasks = list(kernel.tasks)
     stack = next(task.stack for task in tasks if task.pid == there.pid)
-    on_stack_read(living, stack, lambda time: freed(living, there.task))
+
+    def end(time: int) -> None:
+        if time == 1:
+            freed(living, there.task)
+            unlink(living, kernel, there.task)
+
+    on_stack_read(living, stack, end)
     reports = list(scanner.reports(tasks))
     assert there.pid not in [report.pid for report in reports]
     assert len(reports) == len(tasks) - 1
     assert scanner.problems() == () and scanner.warnings() == ("1 task ended meanwhile",)
     with pytest.raises(TaskNotFound, match="ended while it was looked at"):
         scanner.report(kernel.tasks.read(there.task))
+
+
+def test_who_seems_to_have_ended_and_is_listed_is_not_left_out(living: Living) -> None:
+    """Nothing leads to it among its process's threads, but the list of processes has it: then
+    nothing is known of it, and that is said."""
+    there = task_of("pause")
+    kernel = living.kernel()
+    (task,) = kernel.tasks.find(str(there.pid))
+    living.set(living.place(task.address, "thread_node.prev"), POISON)
+    scanner = Scanner(kernel)
+    (report,) = scanner.reports([task])
+    assert [reason.id for reason in report.reasons] == ["task-moved"]
+    assert scanner.warnings() == ()
 
 
 def test_what_moves_is_not_explained(living: Living) -> None:
@@ -246,6 +283,27 @@ def test_a_list_that_leads_elsewhere_is_noticed(living: Living) -> None:
     assert problem.startswith("task list: ") and "the kernel counts" in problem
 
 
+def test_what_one_listing_misses_another_finds(living: Living) -> None:
+    """While tasks begin and end the kernel's count tells little, so they are listed twice: what was
+    missed because a task's memory was another's for an instant is found."""
+    kernel = living.kernel()
+    threads, forks = (kernel.symbols.required(name) for name in ("nr_threads", "total_forks"))
+    init, gone = kernel.symbols.required("init_task"), task_of("pause").task
+    node, intact = living.place(gone, "tasks.next"), living.word(living.place(gone, "tasks.next"))
+    times = [0]
+
+    def before(address: int, size: int) -> None:
+        if address <= node < address + size:
+            times[0] += 1
+            living.add(forks, 1000)  # and as many end: the count stays
+            living.set(node, living.place(init, "tasks") if times[0] == 1 else intact)
+
+    living.before = before
+    assert {task.address for task in kernel.tasks} == {r.task for r in scan_dump(DUMP).reports}
+    assert times[0] == 2 and kernel.tasks.problems == []
+    assert living.word(threads)
+
+
 def test_tasks_that_begin_and_end_are_no_problem(living: Living) -> None:
     """The kernel's count may change while the tasks are listed, by those that come and go."""
     kernel = living.kernel()
@@ -293,17 +351,31 @@ def test_code_that_never_rests_is_a_problem(living: Living) -> None:
     assert problem.startswith("1 tasks are missing from this report: modules or generated code")
 
 
-def test_a_transition_that_ends_meanwhile_is_a_problem() -> None:
-    """What klp says of a transition that is no more would mislead."""
+def test_what_ends_while_klp_looks_is_left_out_or_a_problem() -> None:
+    """A task that ended is not waited for; what is said of a transition that is no more would
+    mislead."""
     dump = next(dump for dump in TRANSITIONS if dump.name.endswith("x86_64-6.12-user.kdump"))
     living = Living(dump)
     kernel = living.kernel()
     args = argparse.Namespace(format="json", only=[], verbose=False)
     still = run_klp(kernel, args, [], io.StringIO())
     assert still.transition and still.tasks and still.problems == ()
+
+    # One of those that it waits for ends when its stack was read.
+    gone = still.tasks[0].report
+    kernel = living.kernel()
+    (task,) = kernel.tasks.find(str(gone.pid))
+    on_stack_read(
+        living, task.stack, lambda time: unlink(living, kernel, task.address) if time == 1 else None
+    )
+    found = run_klp(kernel, args, [], io.StringIO())
+    assert [t.report.pid for t in found.tasks] == [t.report.pid for t in still.tasks[1:]]
+    assert found.transition and found.transition.pending == still.transition.pending - 1
+    assert found.problems == ()
+
     transition = kernel.symbols.required("klp_transition_patch")
     kernel = living.kernel()
-    (task,) = kernel.tasks.find(str(still.tasks[0].report.pid))
+    (task,) = kernel.tasks.find(str(still.tasks[1].report.pid))
     on_stack_read(living, task.stack, lambda time: living.set(transition, 0))
     found = run_klp(kernel, args, [], io.StringIO())
     assert any("the transition ended" in problem for problem in found.problems)
@@ -418,3 +490,5 @@ def test_the_command_line_scans_what_lives(
     words = ["explain", "--live", first, "--words", "none", second]
     assert drgn_reliable.cli.main(words) == 0
     assert capsys.readouterr().out.count("kernel: reliable") == 2
+    assert drgn_reliable.cli.main(["info", "--live"]) == 0
+    assert re.search(r"^types +BTF in memory$", capsys.readouterr().out, re.MULTILINE)

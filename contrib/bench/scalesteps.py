@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import cProfile
 import json
-import os
 import pstats
 import sys
 import tempfile
@@ -32,11 +31,11 @@ _SAMPLE = 500
 
 _GROUPS = (
     ("reading", ("_drgn.Program", "drgn_reliable/memory.py", "drgn_reliable/files/")),
-    ("decompressing", ("zlib",)),
     ("listing tasks", ("drgn_reliable/tasks.py",)),
     ("opening", (
         "drgn_reliable/btf", "drgn_reliable/opening", "drgn_reliable/kernel.py", "importlib",
-        "<frozen", "drgn_reliable/symbols.py", "drgn_reliable/modules.py", "_drgn.", "marshal",
+        "<frozen", "drgn_reliable/symbols.py", "drgn_reliable/kallsyms",
+        "drgn_reliable/modules.py", "_drgn.", "marshal",
     )),
     ("printing", (
         "drgn_reliable/render", "json/", "csv.py", "_csv", "tabulate", "_io.", "write",
@@ -49,7 +48,8 @@ _GROUPS = (
         "drgn_reliable/",
     )),
 )  # fmt: skip
-"""Where a function's own time belongs: the first group of which a part is in its name."""
+"""Where a function's own time belongs: the first group of which a part is in its name. Reading has
+libkdumpfile's decompressing in it, and "other" what is Python's own."""
 
 
 def stages(dump: str) -> Figures:
@@ -199,10 +199,14 @@ def profile(dump: str) -> Figures:
     are, so what is made of many is too large."""
     from drgn_reliable.cli import main
 
-    profiler = cProfile.Profile()
+    profiler = cProfile.Profile(time.process_time)
     with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, "report")
-        profiler.runcall(main, ["scan", dump, "--format", "jsonl", "--jobs", "1", "-o", out])
+        output = str(Path(folder) / "report")
+        status = profiler.runcall(
+            main, ["scan", dump, "--format", "jsonl", "--jobs", "1", "-o", output]
+        )
+    if status not in (0, 1):
+        raise SystemExit(f"{dump}: the scan ended with status {status}")
     shares = dict.fromkeys((*(name for name, _ in _GROUPS), "other"), 0.0)
     for (path, _, function), row in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
         where = f"{path}:{function}"

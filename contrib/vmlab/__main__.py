@@ -110,10 +110,11 @@ def live_one(name: str, arguments: argparse.Namespace) -> bool:
     output = arguments.output.absolute() / wanted.name
     output.mkdir(parents=True)
     with living.running(wanted, output, options_of(arguments), say) as guest:
-        scans = [living.scan_over_qmp(guest)]
+        scans = []
         if guest.found is not None:
             (output / "found.json").write_text(json.dumps(guest.found, indent=1))
-            scans.insert(0, living.Scan(*map(guest.found["scan"].get, ("before", "out", "after"))))
+            scans.append(living.Scan(*map(guest.found["scan"].get, ("before", "out", "after"))))
+        scans.append(living.scan_over_qmp(guest))
         wrong = [line for each in scans for line in each.differences()]
         for each in scans:
             say(f"{len(each.reports())} tasks, of which {len(each.still())} stood still")

@@ -19,6 +19,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,14 @@ class Living:
 
     def rows(self) -> str:
         """The rows of the kernel's last glance at its tasks."""
+        read = partial(oracle.read_rows, self.guest.read_physical, self.oracle)
         for _ in range(100):
             self.guest.wait_until_ready(self.oracle, SECONDS)
-            rows = oracle.read_rows(self.guest.read_physical, self.oracle)
-            # They may have been written anew while they were read.
-            if rows == oracle.read_rows(self.guest.read_physical, self.oracle):
-                return rows
+            # They may be written anew while they are read.
+            with contextlib.suppress(oracle.OracleError):
+                rows = read()
+                if rows == read():
+                    return rows
         raise GuestError("the verdicts change whenever they are read")
 
     def rows_after(self, number: int) -> str:

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 __all__ = ("OnceFor",)
 
 T = TypeVar("T")
-_LIMIT = 8192
-"""Texts that are kept."""
+_LIMIT = 1024
+"""Of so many results, those that nobody asked for again are forgotten."""
 
 
 class OnceFor(Generic[T]):
@@ -28,6 +28,7 @@ class OnceFor(Generic[T]):
     def __init__(self, make: Callable[..., T]) -> None:
         self._make = make
         self._known: dict[tuple[int, ...], tuple[tuple[object, ...], T]] = {}
+        self._before = self._known
 
     def __call__(self, *of: object) -> T:
         """What the function makes of some objects."""
@@ -35,7 +36,7 @@ class OnceFor(Generic[T]):
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _LIMIT:
-                self._known.clear()
+                self._before, self._known = self._known, {}
             # The objects are kept, so that no others can have their identities.
-            known = self._known[key] = of, self._make(*of)
+            known = self._known[key] = self._before.get(key) or (of, self._make(*of))
         return known[1]

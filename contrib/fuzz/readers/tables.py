@@ -31,6 +31,7 @@ from drgn_reliable.tables.framerule import (
     Unknown,
     caller_registers,
 )
+from drgn_reliable.tables.loadedsframe import module_sframe
 from drgn_reliable.tables.orc import FORMATS, OrcTables
 from drgn_reliable.tables.sframe import SFrameSection
 
@@ -192,13 +193,11 @@ def _read_sframe(data: bytes) -> bool:
 
 
 def _sframe_seeds() -> Sequence[bytes]:
-    """A section of a real kernel, cut to a few functions; and one of each version by hand."""
-    found = []
+    """The section of a real module; and one of each version and two architectures by hand."""
     kernel = kernel_of("aarch64-7.2-small-chains-sframe")
-    for source in kernel.unwind_data.sources(kernel.text.core[0]):
-        data = getattr(source, "_data", b"")
-        if isinstance(source, SFrameSection) and data:
-            found.append(_small_sframe(source))
+    (module,) = [module for module in kernel.modules if module.name == "vmlab_states"]
+    section = module_sframe(kernel.prog, module.address, lambda address: True)
+    found = [section._data] if section else []
     row = struct.pack("<BBb", 0, 0x03, 16) + struct.pack("<BBbb", 4, 0x05, 32, -16)
     for version, abi in ((2, 2), (2, 3), (3, 2), (3, 3)):
         ra = -8 if abi == 3 else 0
@@ -213,23 +212,6 @@ def _sframe_seeds() -> Sequence[bytes]:
                            len(entry))  # fmt: skip
         found.append(head + entry + rows)
     return found
-
-
-def _small_sframe(section: SFrameSection) -> bytes:
-    """The first functions of a section of version 2, with their rows."""
-    header, data = section._header, section._data
-    size = 20 if header.version == 2 else 16
-    count, rows = 6, 600
-    start = 28 + header.extension + header.functions_at
-    entries = data[start : start + size * count]
-    fields = header._replace(
-        extension=0, function_count=count, rows_size=rows, functions_at=0, rows_at=len(entries)
-    )
-    return (
-        struct.pack(section._order + "HBBBbbB5I", *fields)
-        + entries
-        + data[section._rows_at : section._rows_at + rows]
-    )
 
 
 # Call frame information -------------------------------------------------------------------------

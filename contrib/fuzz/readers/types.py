@@ -87,9 +87,8 @@ def _make_types(data: bytes) -> bool:
         with suppress(MissingInformation):
             type_ = types.type(blob, type_id)
             size_of(type_)
-            names = [member.name for member in blob.members(type_id) if member.name.isidentifier()][
-                :12
-            ]
+            every = (member.name for member in blob.members(type_id))
+            names = list(islice(filter(str.isidentifier, every), 12))
             for name in names:
                 read += _use_member(type_, name)
             with suppress(MissingInformation, SyntaxError):
@@ -235,8 +234,6 @@ def _change_kallsyms(data: bytes, chance: random.Random) -> bytes:
 
 
 # A module's symbols -----------------------------------------------------------------------------
-
-_TABLE_AT, _NUMBERS = _BASE + 4096, "<QQQ"
 
 
 def _read_module_symbols(data: bytes) -> bool:

@@ -25,7 +25,7 @@ from drgn_reliable.kcore import open_kcore
 ORACLE = Path("/proc/vmlab_oracle")
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 LINE = 900
-ROUNDS = 60
+ROUNDS = 25
 CAP_SYS_RAWIO = 17
 PR_CAPBSET_DROP = 24
 
@@ -41,7 +41,9 @@ def glance():
 
 
 def reads():
-    """How many system calls this process has read with."""
+    """How many system calls this process has read with; 0 if it may not know."""
+    if not os.access("/proc/self/io", os.R_OK):
+        return 0
     lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(lines["syscr"])
 
@@ -79,9 +81,11 @@ def apart(prepare, *words):
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        prepare()
-        os.write(writer, json.dumps(command(*words)).encode())
-        os._exit(0)
+        try:
+            prepare()
+            os.write(writer, json.dumps(command(*words)).encode())
+        finally:
+            os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         found = json.loads(pipe.read())
@@ -155,7 +159,6 @@ def look(found, kernel):
     os.system("insmod /lib/vmlab/vmlab_livepatch.ko")
     time.sleep(2)
     found["klp"] = judged("klp", "--live", "--format", "json")
-    found["info"] = command("info", "--live", "--format", "json")
     say("looking at those who move")
     found["movers"] = moving(kernel)
 

@@ -3,14 +3,14 @@
 #include "states.h"
 
 #define MOVERS 6
-#define SHORT_NS 1000000
+#define SHORT_NS 5000000L
 #define PAUSE_MS 40
 #define LIFE_MS 60
 
-/* Asleep in one system call or in another, hardly ever twice at the same look. */
-static void move_about(void)
+/* Asleep in one system call or in the other, for as long each time. */
+static void move_about(int number)
 {
-	const struct timespec little = { .tv_nsec = SHORT_NS };
+	const struct timespec little = { .tv_nsec = SHORT_NS << number };
 
 	name_self("mover");
 	for (;;) {
@@ -49,7 +49,7 @@ int move(void)
 
 	for (i = 0; i < MOVERS; i++)
 		if (!forked())
-			move_about();
+			move_about(i);
 	if (!forked())
 		come_and_go();
 	return 0;
