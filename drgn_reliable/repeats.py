@@ -33,6 +33,8 @@ __all__ = ("KnownWalk", "Repeats")
 
 _LIMIT = 8192
 """Walks that are remembered. A dump of more different stacks than that starts anew."""
+_ALIKE_LIMIT = 128
+"""Of those, walks that start alike, all of which a task may be held against."""
 _LOWEST = 1 << 16
 """No number that a walk compares with is as high as an address above it."""
 _ALIGNMENT = 4096
@@ -201,6 +203,8 @@ class _Place:
     """Where the part of the stack begins that any of them asked for."""
     tables: dict[tuple[int, ...], _Alike] = field(default_factory=dict)
     """By the places of the words that do not point into the stack."""
+    count: int = 0
+    """Walks in them."""
 
 
 class Repeats:
@@ -346,6 +350,10 @@ class Repeats:
         self._count += 1
         place = self._places.setdefault(start, _Place(notes.start - low))
         place.start = min(place.start, notes.start - low)
+        place.count += 1
+        if place.count > _ALIKE_LIMIT:
+            place.tables.clear()
+            place.count = 1
         where = tuple(fixed)
         alike = place.tables.get(where)
         if alike is None:
