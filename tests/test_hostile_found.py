@@ -134,6 +134,27 @@ def test_found_by_a_campaign(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "address", "data"),
+    [
+        ("x86_64-7.2.kdump", 0xFFFFFFFFC060E648, (0xFFFFFFFFC060EF20).to_bytes(8, "little")),
+        ("aarch64-7.2-16k.kdump", 0xFFFFD4CF91EB3D00, b"\x8c\xff\xfe\xc8"),
+    ],
+    ids=["a trampoline that is its own original", "names of symbols"],
+)
+def test_what_was_a_traceback_is_a_scan(name: str, address: int, data: bytes) -> None:
+    """Recursion without end; names of symbols that are no text. No task is lost by either."""
+    opened = Opened(name)
+    sound = opened.scan()
+    opened.overlay.put(address, data)
+    opened.prog = open_dump(str(VMCORES / name), search=False)
+    opened.overlay.lay_over(opened.prog)
+    found = opened.scan()
+    assert found.keys() == sound.keys()
+    for task, report in found.items():
+        assert report.kernel == sound[task].kernel or report.kernel.verdict is UNRELIABLE
+
+
+@pytest.mark.parametrize(
     ("name", "task", "member", "value", "blind"),
     [
         ("livepatch/x86_64-6.12-done.kdump", 0xFFFF912E411F6900, "stack", 0xFFFF94608010FE28, ()),

@@ -14,8 +14,8 @@ from drgn_reliable import Kernel, Scanner, TaskReport, open_dump
 
 SCANS = 200
 """After so many scans the package's memory of nonsense is dropped."""
-ENTRIES = 48
-"""Words of a shadow stack that are looked at."""
+SHADOW = 1 << 16
+"""Bytes; no shadow stack is larger."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Patient:
     saved: list[int] = field(default_factory=list)
     """Saved registers in its ``struct task_struct``."""
     shadow: list[int] = field(default_factory=list)
-    """What the function graph tracer keeps for it."""
+    """Of what the function graph tracer keeps for it, the words that are looked at."""
     hooks: list[int] = field(default_factory=list)
     """Its nodes of probed returns, by the addresses of their list members."""
 
@@ -135,19 +135,15 @@ class Specimen:
         low, high = patient.stack, patient.stack + self.machine.thread_size
         patient.walked = sorted({at for at in patient.walked if low <= at < high})
         patient.saved = sorted(set(patient.saved))
-        self._examine_tracers(patient)
+        self._examine_tracers(patient, rest)
         self._sort(rest - set(patient.shadow))
         return patient
 
-    def _examine_tracers(self, patient: Patient) -> None:
+    def _examine_tracers(self, patient: Patient, met: set[int]) -> None:
         m, task = self.machine, patient.address
         if m.has("task_struct", "ret_stack"):
-            shadow, used = self.field(task, "ret_stack"), self.field(task, "curr_ret_stack")
-            if shadow and 0 <= used < 4096:
-                words = used or 1
-                if not m.has("task_struct", "ret_stack_words") and self._entries_are_structs:
-                    words = (used + 1) * m.size("ftrace_ret_stack") // 8
-                patient.shadow = [shadow + 8 * i for i in range(min(words, ENTRIES))]
+            start = self.field(task, "ret_stack")
+            patient.shadow = sorted(at for at in met if start and start <= at < start + SHADOW)
         path = "rethooks.first" if self.reference_rethook else "kretprobe_instances.first"
         node = self.field(task, path) if m.has("task_struct", path) else 0
         while node and len(patient.hooks) < 16:
@@ -158,11 +154,6 @@ class Specimen:
     def reference_rethook(self) -> bool:
         """Whether return probes are rethooks."""
         return self.machine.symbol("rethook_find_ret_addr") is not None
-
-    @property
-    def _entries_are_structs(self) -> bool:
-        pointer = self.machine.types.type("struct task_struct").member("ret_stack").type
-        return bool(pointer.type.kind == drgn.TypeKind.STRUCT)
 
     def _sort(self, addresses: set[int]) -> None:
         """What walks of all tasks have in common: tables and lists."""
