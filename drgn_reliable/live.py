@@ -288,6 +288,9 @@ class LiveTaskList(TaskList):
 
     WHERE = "now"
 
+    def _check(self, what: str, task: int, before: int, reached_from: int) -> None:
+        """What leads back changes as what leads on does: the kernel's own number tells."""
+
     def __iter__(self) -> Iterator[Task]:
         found: dict[int, Task] = {}
         listed: dict[int, Task] = {}

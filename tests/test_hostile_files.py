@@ -322,7 +322,7 @@ def test_what_no_reader_can_help_is_one_line(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "open_dump", fail)
+    monkeypatch.setattr(cli, "open_target", fail)
     assert cli.main(["scan", "the-dump"]) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("drgn-reliable: the-dump: ") and message in line

@@ -8,12 +8,14 @@ It says on standard output, a JSON object a line: ``{"at": NUMBER}`` before each
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from typing import Any
 
 from contrib.fuzz.specimen import Specimen
 from contrib.fuzz.trial import Figures, Trials
+from drgn_reliable.fleet.child import peak_memory
 
 
 def run(dump: str, seed: int, start: int, end: int, only: frozenset[str], memory: int) -> None:
@@ -30,8 +32,8 @@ def run(dump: str, seed: int, start: int, end: int, only: frozenset[str], memory
 def plain(figures: Figures) -> dict[str, Any]:
     """Figures as JSON has them."""
     found = dict(vars(figures))
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    found["memory"] = max(usage.ru_maxrss << 10 for usage in used)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+    found["memory"] = max(peak_memory(os.getpid()), children)
     return found
 
 

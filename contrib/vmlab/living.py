@@ -112,16 +112,17 @@ class Scan:
 
     before: str
     lines: str
-    """The scan's, of JSON: a summary first, then a task each."""
+    """The scan's, of JSON: the kernel first, then a task each, a summary last."""
     after: str
 
     def reports(self) -> list[dict[str, Any]]:
         """What the scan says of each task."""
-        return [json.loads(line) for line in self.lines.splitlines()[1:]]
+        return [json.loads(line) for line in self.lines.splitlines()[1:-1]]
 
     def summary(self) -> dict[str, Any]:
         """What it says of the whole."""
-        return dict(json.loads(self.lines.partition("\n")[0]))
+        first, *_, last = self.lines.splitlines()
+        return {**json.loads(first), **json.loads(last)}
 
     def still(self) -> dict[int, verdicts.Recorded]:
         """By address, the tasks that did not move from one glance to the other."""
