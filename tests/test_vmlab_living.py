@@ -59,7 +59,7 @@ def test_what_stood_still_has_to_be_the_same(name: str) -> None:
     """Verdict and entries are compared for tasks with the same row before and after, and no other;
     running tasks are not asked."""
     after, lines, wrong = SCANS[name]
-    scan = Scan(ROWS, "\n".join(("{}", *lines)), after)
+    scan = Scan(ROWS, "\n".join(("{}", *lines, "{}")), after)
     found = scan.differences()
     assert len(found) == len(wrong)
     assert all(line.startswith(start) for line, start in zip(found, wrong, strict=True))
