@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from textwrap import fill
-from typing import BinaryIO, NoReturn, cast
+from typing import BinaryIO, cast
 
 import shtab
 from drgn import FaultError
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import drgn_reliable
 from drgn_reliable.capsule import write_capsule
-from drgn_reliable.command import Command, at_least
+from drgn_reliable.command import Command, CommandParser, at_least
 from drgn_reliable.commands import (
     CAPSULE,
     EXPLAIN,
@@ -45,14 +45,11 @@ from drgn_reliable.parallel import MANY
 from drgn_reliable.qemu import Snapshot
 from drgn_reliable.render.visible import visible
 from drgn_reliable.report import Scanner
-from drgn_reliable.target import CommandParser, check_target, open_target
+from drgn_reliable.target import check_target, open_target
 from drgn_reliable.tasks import Task
 
 __all__ = ("main", "make_parser")
 
-EXIT_USAGE = Exit.USAGE
-EXIT_DUMP = Exit.DUMP
-EXIT_INTERRUPTED, EXIT_TERMINATED = Exit.INTERRUPTED, Exit.TERMINATED
 _FILES = ("FILE", "STORE", "OLD", "PATH|GLOB|MANIFEST")
 
 _EPILOG = """\
@@ -73,16 +70,9 @@ drgn's shell the same is at hand as %reliable, %unreliable, %klp, %reliable-expl
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that shows wrong arguments as text: a shell's pattern makes them of files' names."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(visible(message))
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser: argparse.ArgumentParser = _Parser(
+    parser = CommandParser(
         prog="drgn-reliable",
         description="Say of every task in a Linux kernel dump whether its kernel stack trace is "
         "reliable, and if not, why.",
@@ -91,9 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=drgn_reliable.__version__)
     shtab.add_argument_to(parser, "--print-completion", help="print a completion script for SHELL")
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, parser_class=CommandParser
-    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     scan = _add(commands, SCAN)
     _add_dump(scan, live=True)
     _add_tasks(scan, "only this thread")
@@ -213,23 +201,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except UsageError as e:
-        return _fail(e, EXIT_USAGE)
+        return _fail(e, Exit.USAGE)
     except DumpError as e:
-        return _fail(e, EXIT_DUMP)
+        return _fail(e, Exit.DUMP)
     except FaultError as e:
-        return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", EXIT_DUMP)
+        return _fail(f"{args.dump}: the dump lacks memory that is needed ({e})", Exit.DUMP)
     except MemoryError:
-        return _fail(f"{_subject(args)}: takes more memory than this process may have", EXIT_DUMP)
+        return _fail(f"{_subject(args)}: takes more memory than this process may have", Exit.DUMP)
     except BrokenPipeError:
         # The reader of a pipe went away: nobody is left to tell.
         drop_standard_output()
         return 0
     except OSError as e:
-        return _fail(f"{_subject(args)}: cannot be read or written ({e.strerror or e})", EXIT_DUMP)
+        return _fail(f"{_subject(args)}: cannot be read or written ({e.strerror or e})", Exit.DUMP)
     except Terminated:
-        return _fail("terminated", EXIT_TERMINATED)
+        return _fail("terminated", Exit.TERMINATED)
     except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
+        return _fail("interrupted", Exit.INTERRUPTED)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -295,7 +283,7 @@ def _run(args: argparse.Namespace) -> int:
         tally = write_scan(kernel, scan, args, out)
     _warn(args, scan.warnings)
     for problem in scan.problems:
-        _fail(f"{args.dump}: {problem}", EXIT_DUMP)
+        _fail(f"{args.dump}: {problem}", Exit.DUMP)
     return exit_code(scan, tally)
 
 
@@ -306,8 +294,7 @@ def _warn(args: argparse.Namespace, warnings: Iterable[str]) -> None:
 
 
 def _say_stood_still(snapshot: Snapshot) -> None:
-    said = f"the guest stood still for {snapshot.seconds:.2f} seconds, and is {snapshot.status}"
-    _tell(said)
+    _tell(f"the guest stood still for {snapshot.seconds:.2f} seconds, and is {snapshot.status}")
 
 
 def _capsule(args: argparse.Namespace) -> int:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from drgn_reliable.exits import Exits, exits_text
+from drgn_reliable.render.visible import visible
 
-__all__ = ("Argument", "Command", "argument", "at_least")
+__all__ = ("Argument", "Command", "CommandParser", "argument", "at_least")
 
 N = TypeVar("N", int, float)
 
@@ -46,6 +47,35 @@ class Command:
         """What follows the arguments in the command's help."""
         parts = (f"examples:\n{self.examples}", self.notes, exits_text(self.exits))
         return "\n".join(part for part in parts if part)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command. It shows wrong arguments as text: a shell's pattern makes them of
+    files' names.
+
+    With the default ``intermixed`` set, options may stand between its positional arguments though
+    their number varies: only all of them together tell which is which.
+    """
+
+    _inside = False
+
+    def error(self, message: str) -> NoReturn:
+        """See :class:`argparse.ArgumentParser`."""
+        super().error(visible(message))
+
+    def parse_known_args(  # type: ignore[override]
+        self,
+        args: list[str] | None = None,
+        namespace: argparse.Namespace | None = None,
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """See :class:`argparse.ArgumentParser`."""
+        if self._inside or not self.get_default("intermixed"):
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
 
 def at_least(kind: type[N], least: N) -> Callable[[str], N]:

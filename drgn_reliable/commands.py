@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
@@ -331,11 +330,9 @@ def write_scan(
     """Write a report, and say how many tasks were what."""
     with collector_paused():
         if args.format == "html":
-            tally = Tally()
             whole = report.whole() if isinstance(report, Scan) else report
-            deque(tally.over(whole.tasks), maxlen=0)
             write_page(one_dump_report(kernel, whole), out)
-            return tally
+            return Tally.of(whole.tasks)
         return render(report, args.format, Style(args.verbose, args.group, args.all), out)
 
 

@@ -2,7 +2,7 @@
 """Exit statuses: what each number means, once for all commands.
 
 What it means for one command stands beside the command's arguments
-(:class:`drgn_reliable.commands.Command`); help, man pages and documentation are made of both.
+(:class:`drgn_reliable.command.Command`); help, man pages and documentation are made of both.
 """
 
 from __future__ import annotations

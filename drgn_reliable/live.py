@@ -215,19 +215,8 @@ class LiveKernel:
         walk = Walk()
         walk.note("task-moved", f"{ATTEMPTS} attempts", pc=None, sp=None)
         supported = self._kernel.supports_reliable
-        return TaskReport(
-            task.address,
-            task.pid,
-            task.tgid,
-            task.cpu,
-            task.comm,
-            task.state,
-            task.kind,
-            kernel_answer(walk, running=True, supported=supported),
-            proof_answer(walk),
-            (),
-            tuple(walk.reasons),
-        )
+        answer = kernel_answer(walk, running=True, supported=supported)
+        return task.report(answer, proof_answer(walk), (), tuple(walk.reasons))
 
     # Code --------------------------------------------------------------------------------
 

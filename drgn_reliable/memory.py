@@ -33,6 +33,7 @@ __all__ = (
     "named_type",
     "pointed_type",
     "size_of",
+    "word_places",
 )
 
 MASK = (1 << 64) - 1
@@ -356,6 +357,16 @@ def gather(
     return tuple(rows), True
 
 
+def word_places(data: bytes, word: bytes, start: int, end: int) -> Iterator[int]:
+    """The places among ``start``, ``start + 8``, ... at which a word lies in data, before the place
+    ``end``."""
+    at = data.find(word, start, end)
+    while at >= 0:
+        if not (at - start) & 7:
+            yield at
+        at = data.find(word, at + 1, end)
+
+
 class StackMemory:
     """One stack and what the dump holds of its used part.
 
@@ -447,13 +458,9 @@ class StackMemory:
         if self._holes:
             word = StackMemory.word
             return [place for place in range(low, high - 7, 8) if word(self, place) == value]
-        start, wanted = self._start, self._pack(value)
-        found, at = [], self._data.find(wanted, low - start, high - start)
-        while at >= 0:
-            if not (at + start - low) & 7:
-                found.append(start + at)
-            at = self._data.find(wanted, at + 1, high - start)
-        return found
+        start = self._start
+        places = word_places(self._data, self._pack(value), low - start, high - start)
+        return [start + place for place in places]
 
     def _word_with_care(self, address: int) -> int | None:
         if not self.contains(address, 8):

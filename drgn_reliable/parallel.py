@@ -21,7 +21,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
-from operator import attrgetter
 from typing import IO
 
 import msgspec
@@ -34,12 +33,11 @@ from drgn_reliable.model import (
     KernelAnswer,
     ProofAnswer,
     Reason,
-    TaskKind,
     TaskReport,
     Trace,
 )
 from drgn_reliable.opening import open_dump, opened_dump
-from drgn_reliable.report import Scanner, collector_paused, task_report
+from drgn_reliable.report import Scanner, collector_paused
 from drgn_reliable.tasks import Task
 
 __all__ = ("MANY", "ParallelScanner", "serve", "walkers_for")
@@ -56,16 +54,6 @@ _SEEN = 8192
 """Traces that are remembered until they are met again."""
 _LENGTH = struct.Struct("<I")
 _START = "import sys; sys.path[:] = {path!r}; from drgn_reliable.parallel import serve; serve()"
-
-_FIELDS = (
-    "address", "pid", "tgid", "cpu", "comm", "run_state", "exit_state", "on_cpu", "stack",
-    "stack_references", "saved_sp", "saved_pc", "saved_fp", "ret_stack", "ret_stack_used",
-    "return_hooks", "kind",
-)  # fmt: skip
-_fields_of = attrgetter(*_FIELDS)
-_Fields = tuple[
-    int, int, int, int, str, int, int, bool, int, int | None, int, int, int, int, int, int, TaskKind
-]
 
 
 class _Order(msgspec.Struct, array_like=True):
@@ -106,7 +94,7 @@ class _Answer(msgspec.Struct, array_like=True, omit_defaults=True):
     """Why it cannot go on."""
 
 
-_TASKS = msgspec.msgpack.Decoder(list[_Fields])
+_TASKS = msgspec.msgpack.Decoder(list[Task])
 _ANSWER = msgspec.msgpack.Decoder(_Answer)
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -153,7 +141,7 @@ def _serve(order: _Order, orders: IO[bytes], answers: IO[bytes]) -> None:
     while (portion := _receive(orders)) is not None:
         known: list[_Known] = []
         with collector_paused():
-            reports = (scanner.report(Task(*fields)) for fields in _TASKS.decode(portion))
+            reports = map(scanner.report, _TASKS.decode(portion))
             tasks = [numbered.told(report, known) for report in reports]
         _send(answers, _pack(_Answer(known, tasks, scanner.problems(), scanner.warnings())))
 
@@ -208,7 +196,7 @@ class _Walker:
 
         :raises DumpError: if it cannot say.
         """
-        self._send(_pack([_fields_of(task) for task in portion]))
+        self._send(_pack(portion))
         message = _receive(self._answers)
         if message is None:
             raise DumpError(f"{self._dump}: {self._end()}")
@@ -296,7 +284,7 @@ class ParallelScanner(Scanner):
         for task, found in zip(portion, walked.result(), strict=True):
             reasons = found.reasons if isinstance(found, _Own) else ()
             frames = Frames(found.trace, task.stack)
-            yield task_report(task, found.kernel, found.proof, frames, reasons)
+            yield task.report(found.kernel, found.proof, frames, reasons)
 
     def problems(self) -> tuple[str, ...]:
         """See :class:`drgn_reliable.report.Scanner`."""

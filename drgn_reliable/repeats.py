@@ -24,7 +24,7 @@ from drgn import FaultError, Program
 
 from drgn_reliable.arch.base import StackUnwinder
 from drgn_reliable.judge import kernel_answer, proof_answer
-from drgn_reliable.memory import StackMemory, byte_order
+from drgn_reliable.memory import StackMemory, byte_order, word_places
 from drgn_reliable.model import End, Frames, KernelAnswer, ProofAnswer, TaskKind, Trace, Walk
 from drgn_reliable.tasks import Task
 from drgn_reliable.walk import walk_task
@@ -281,10 +281,11 @@ class Repeats:
             found, other = unpack(data, place - begin)[0], value.on(stack)
             if found == other or (plain and plain(found) == plain(other)):
                 return False
-        return not any(
-            _is_in(data, self._word.pack(value.on(stack)), low - begin, high - begin)
-            for value, low, high in walk.absent
-        )
+        for value, low, high in walk.absent:
+            word = self._word.pack(value.on(stack))
+            if any(True for _ in word_places(data, word, low - begin, high - begin)):
+                return False
+        return True
 
     # Remember ----------------------------------------------------------------------------
 
@@ -361,11 +362,3 @@ class Repeats:
         key = map(self._plain, fixed.values()) if self._plain else fixed.values()
         alike.walks.setdefault(tuple(key), []).append(known)
         return known
-
-
-def _is_in(data: bytes, word: bytes, start: int, end: int) -> bool:
-    """Whether a word is at one of the places ``start``, ``start + 8``, ... before ``end``."""
-    at = data.find(word, start, end)
-    while at >= 0 and (at - start) & 7:
-        at = data.find(word, at + 1, end)
-    return at >= 0

@@ -14,8 +14,6 @@ from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import (
     DumpReport,
     Frames,
-    KernelAnswer,
-    ProofAnswer,
     Reason,
     TaskReport,
     Walk,
@@ -32,7 +30,6 @@ __all__ = (
     "report_of",
     "scan",
     "scan_task",
-    "task_report",
 )
 
 _NO_TEXT = ("not-kernel-text", "text-not-checked")
@@ -60,7 +57,7 @@ class Scanner:
             walk, known = self._repeats.walk(task)
         if known is None:
             return self._judged(task, walk)
-        return task_report(task, known.kernel, known.proof, Frames(known.trace, task.stack), ())
+        return task.report(known.kernel, known.proof, Frames(known.trace, task.stack), ())
 
     def _walked(self, task: Task) -> TaskReport:
         return self._judged(task, walk_task(self.kernel.unwinder, task))
@@ -120,7 +117,6 @@ class Scan:
 
     :param tasks: the tasks to walk.
     :param passes: which reports to give.
-    :param dump: what to call the dump; by default its file.
     """
 
     def __init__(
@@ -128,11 +124,10 @@ class Scan:
         scanner: Scanner,
         tasks: Iterable[Task],
         passes: Callable[[TaskReport], bool] | None = None,
-        dump: str | None = None,
     ) -> None:
         kernel = scanner.kernel
         self._scanner = scanner
-        self.dump = kernel.path if dump is None else dump
+        self.dump = kernel.path
         self.release = kernel.release
         self.architecture = kernel.architecture
         self.unwinder: str = kernel.unwinder.name
@@ -169,35 +164,11 @@ def report_of(task: Task, walk: Walk, proof: Walk, *, supported: bool) -> TaskRe
 
     :param supported: whether the kernel has a reliable stack trace.
     """
-    return task_report(
-        task,
+    return task.report(
         kernel_answer(walk, running=task.on_cpu, supported=supported),
         proof_answer(proof),
         Frames.of(proof.frames, task.stack),
         merged_reasons(walk, proof),
-    )
-
-
-def task_report(
-    task: Task,
-    kernel: KernelAnswer,
-    proof: ProofAnswer,
-    frames: Frames,
-    reasons: tuple[Reason, ...],
-) -> TaskReport:
-    """What is said of a task: who it is, and what came of its walk."""
-    return TaskReport(
-        task.address,
-        task.pid,
-        task.tgid,
-        task.cpu,
-        task.comm,
-        task.state,
-        task.kind,
-        kernel,
-        proof,
-        frames,
-        reasons,
     )
 
 

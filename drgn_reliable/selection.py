@@ -156,6 +156,13 @@ class Tally:
     def __init__(self) -> None:
         self._kernel, self._proof, self._reasons = Counter[str](), Counter[str](), Counter[str]()
 
+    @classmethod
+    def of(cls, reports: Iterable[TaskReport]) -> Tally:
+        """That of all reports at once."""
+        tally = cls()
+        deque(tally.over(reports), maxlen=0)
+        return tally
+
     def over(self, reports: Iterable[TaskReport]) -> Iterator[TaskReport]:
         """The same reports, counted as they pass."""
         kernel, proof = self._kernel, self._proof
@@ -182,6 +189,4 @@ class Tally:
 
 def summary_counts(reports: Iterable[TaskReport]) -> dict[str, dict[str, int]]:
     """How many reports have each verdict, and each reason."""
-    tally = Tally()
-    deque(tally.over(reports), maxlen=0)
-    return tally.counts()
+    return Tally.of(reports).counts()

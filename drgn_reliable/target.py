@@ -14,31 +14,7 @@ from drgn_reliable.kcore import KCORE, open_kcore
 from drgn_reliable.opening import open_dump
 from drgn_reliable.qemu import Snapshot, open_guest
 
-__all__ = ("CommandParser", "check_target", "open_target")
-
-
-class CommandParser(argparse.ArgumentParser):
-    """The parser of a command.
-
-    With the default ``intermixed`` set, options may stand between its positional arguments though
-    their number varies: only all of them together tell which is which.
-    """
-
-    _inside = False
-
-    def parse_known_args(  # type: ignore[override]
-        self,
-        args: list[str] | None = None,
-        namespace: argparse.Namespace | None = None,
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """See :class:`argparse.ArgumentParser`."""
-        if self._inside or not self.get_default("intermixed"):
-            return super().parse_known_args(args, namespace)
-        self._inside = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._inside = False
+__all__ = ("check_target", "open_target")
 
 
 def check_target(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,7 +27,14 @@ from drgn_reliable.memory import (
     named_type,
     size_of,
 )
-from drgn_reliable.model import TaskKind
+from drgn_reliable.model import (
+    Frame,
+    KernelAnswer,
+    ProofAnswer,
+    Reason,
+    TaskKind,
+    TaskReport,
+)
 from drgn_reliable.symbols import Symbols
 
 __all__ = ("SavedContext", "Task", "TaskList", "cpus_in_mask", "state_letter")
@@ -105,6 +112,28 @@ class Task:
     def state(self) -> str:
         """The letter of :func:`state_letter`."""
         return state_letter(self.run_state, self.exit_state)
+
+    def report(
+        self,
+        kernel: KernelAnswer,
+        proof: ProofAnswer,
+        frames: Sequence[Frame],
+        reasons: tuple[Reason, ...],
+    ) -> TaskReport:
+        """What is said of the task: who it is, and what came of its walk."""
+        return TaskReport(
+            self.address,
+            self.pid,
+            self.tgid,
+            self.cpu,
+            self.comm,
+            self.state,
+            self.kind,
+            kernel,
+            proof,
+            frames,
+            reasons,
+        )
 
 
 def cpus_in_mask(prog: Program, mask: int) -> list[int]:

@@ -39,10 +39,7 @@ from drgn_reliable.render.fleet import (
 from drgn_reliable.render.progress import FleetProgress
 from drgn_reliable.render.visible import visible
 
-__all__ = ("EXIT_LOST", "FLEET", "Terminated", "run_fleet")
-
-EXIT_LOST = Exit.LOST
-"""What should scan, or the store, was lost; another scan goes on where this one stopped."""
+__all__ = ("FLEET", "Terminated", "run_fleet")
 
 SCAN = Command(
     "scan",
@@ -247,7 +244,7 @@ def _scan(args: argparse.Namespace) -> int:
             lost = f"--store {args.store}: {e}; scan again to go on"
             said = str(e) if isinstance(e, EngineLost) else lost
             print(f"drgn-reliable: {visible(said)}", file=sys.stderr)
-            return EXIT_LOST
+            return Exit.LOST
         progress.close()
         failed = store.failed(tally.scan)
         out = sys.stderr if args.events == "-" else sys.stdout
