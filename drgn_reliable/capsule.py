@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -30,6 +29,7 @@ from drgn_reliable.kernel import Kernel
 from drgn_reliable.livepatch import analyse
 from drgn_reliable.memory import byte_order, member_offset
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
+from drgn_reliable.newfile import is_same_file
 from drgn_reliable.opening import OpenedDump, open_dump, opened_dump, physical_program
 from drgn_reliable.render.machine import write_json
 from drgn_reliable.report import Scanner
@@ -95,9 +95,9 @@ def write_capsule(
         report.
     :raises UsageError: for a task that is not there, for one task or another architecture with
         ``crash``, or if the capsule would replace the dump.
-    :raises OSError: if the file cannot be written.
+    :raises drgn_reliable.newfile.NotWritten: if the file cannot be written.
     """
-    if os.path.exists(output) and os.path.samefile(path, output):
+    if is_same_file(path, output):
         raise UsageError(f"--output {output}: the dump itself; name another file")
     if crash and wanted:
         raise UsageError("--add-crash keeps every task's stack; leave out --task")

@@ -8,7 +8,7 @@ import io
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from textwrap import fill
 from typing import BinaryIO, cast
 
@@ -40,7 +40,7 @@ from drgn_reliable.errors import DumpError, ReliableError, UsageError
 from drgn_reliable.exits import Exit
 from drgn_reliable.fleet.commands import FLEET, Terminated, run_fleet
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.outfile import drop_standard_output, output
+from drgn_reliable.outfile import drop_standard_output, not_written, output, output_file
 from drgn_reliable.parallel import MANY
 from drgn_reliable.qemu import Snapshot
 from drgn_reliable.render.visible import visible
@@ -212,8 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe went away: nobody is left to tell.
         drop_standard_output()
         return 0
-    except OSError as e:
-        return _fail(f"{_subject(args)}: cannot be read or written ({e.strerror or e})", Exit.DUMP)
+    except OSError as e:  # of what is written, outfile tells
+        what = e.filename or _subject(args)
+        return _fail(f"{what}: cannot be read ({e.strerror or e})", Exit.DUMP)
     except Terminated:
         return _fail("terminated", Exit.TERMINATED)
     except KeyboardInterrupt:
@@ -229,6 +230,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     except BrokenPipeError:
         drop_standard_output()
         sys.exit(Exit.DONE)
+    except OSError as e:
+        sys.exit(_fail(str(not_written(e)), Exit.USAGE))
 
 
 def _subject(args: argparse.Namespace) -> str:
@@ -241,7 +244,8 @@ def _fail(error: ReliableError | str, status: int) -> int:
 
 
 def _tell(text: str) -> None:
-    print(f"drgn-reliable: {visible(text)}", file=sys.stderr)
+    with suppress(OSError):  # where nobody listens, the report is worth no less
+        print(f"drgn-reliable: {visible(text)}", file=sys.stderr)
 
 
 class _Teller(logging.Handler):
@@ -256,8 +260,8 @@ _DRGN = _Teller()
 
 def _run(args: argparse.Namespace) -> int:
     if args.command == REASONS.name:
-        run_reasons(args, sys.stdout)
-        sys.stdout.flush()
+        with output(None) as out:
+            run_reasons(args, out)
         return 0
     if args.command == "fleet":
         return run_fleet(args)
@@ -266,16 +270,16 @@ def _run(args: argparse.Namespace) -> int:
         return _capsule(args)
     kernel = Kernel(open_target(args, _watch, _say_stood_still))
     if args.command == INFO.name:
-        run_info(kernel, args, sys.stdout)
-        sys.stdout.flush()
+        with output(None) as out:
+            run_info(kernel, args, out)
         return 0
     if args.command == KLP.name:
-        found = run_klp(kernel, args, args.task, sys.stdout, _progress)
-        sys.stdout.flush()
+        with output(None) as out:
+            found = run_klp(kernel, args, args.task, out, _progress)
         return klp_exit_code(found)
     if args.command == EXPLAIN.name:
-        run_explain(kernel, args, args.task, sys.stdout)
-        sys.stdout.flush()
+        with output(None) as out:
+            run_explain(kernel, args, args.task, out)
         _warn(args, Scanner(kernel).warnings())
         return 0
     scan = start_scan(kernel, args, args.task, _progress)
@@ -299,7 +303,7 @@ def _say_stood_still(snapshot: Snapshot) -> None:
 
 def _capsule(args: argparse.Namespace) -> int:
     prog = open_target(args, _watch, _say_stood_still) if args.qemu else None
-    try:
+    with output_file(args.output):
         made = write_capsule(
             args.dump,
             args.output,
@@ -312,10 +316,8 @@ def _capsule(args: argparse.Namespace) -> int:
             watch=_watch,
             prog=prog,
         )
-    except OSError as e:
-        raise UsageError(f"--output {args.output}: cannot be written ({e.strerror})") from e
-    show_capsule(made, args, sys.stdout)
-    sys.stdout.flush()
+    with output(None) as out:
+        show_capsule(made, args, out)
     return 0
 
 

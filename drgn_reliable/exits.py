@@ -33,7 +33,7 @@ GENERAL: Exits = {
     Exit.DONE: "it was done, and nothing is wrong with what was looked at",
     Exit.FOUND: "it was done, and what was looked for is there: unreliable tasks, a transition "
     "that cannot finish",
-    Exit.USAGE: "usage: an argument is wrong",
+    Exit.USAGE: "usage: an argument is wrong, or the output cannot be written",
     Exit.DUMP: "a dump cannot be opened, lacks what is needed, or could not be read whole",
     Exit.LOST: "what should scan a fleet, or the place for its store, was lost",
     Exit.INTERRUPTED: "interrupted by Ctrl-C or SIGTERM; no output file is half-written",

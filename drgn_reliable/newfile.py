@@ -5,24 +5,68 @@ While it is written the file has no name (``O_TMPFILE``): nobody can be there be
 is left of it when the process is killed. Only then it gets a name that cannot be guessed, and at
 once its own in the place of what had that: a symbolic link is replaced, never followed. Where the
 file system knows no files without names, it has the first of these names from the start.
+
+What goes wrong with the file is :class:`NotWritten`; what else goes wrong while it is written, such
+as an error of the disk that is read meanwhile, stays what it is.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
-__all__ = ("draft_name", "new_file")
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ("NotWritten", "draft_name", "is_same_file", "new_file", "scratch_file", "writing")
 
 _PREFIX = ".drgn-reliable-"
 _UNNAMED = "/proc/self/fd/{}"
 _NO_UNNAMED = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 """What file systems and kernels say that know no files without names; ENOENT without ``/proc``."""
+
+
+class NotWritten(OSError):
+    """A new file cannot be written."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """What goes wrong in here is the new file's.
+
+    :raises NotWritten: in the place of any other error of the system.
+    """
+    try:
+        yield
+    except NotWritten:
+        raise
+    except OSError as e:
+        raise NotWritten(e.errno, e.strerror or str(e)) from e
+
+
+class _Raw(io.FileIO):
+    """A file that tells its own errors from those of others."""
+
+    def write(self, data: Buffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as e:
+            raise NotWritten(e.errno, e.strerror) from e
+
+    def truncate(self, size: int | None = None, /) -> int:
+        with writing():
+            return super().truncate(size)
+
+
+def _opened(descriptor: int) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedRandom(_Raw(descriptor, "r+")))
 
 
 @contextmanager
@@ -31,18 +75,21 @@ def new_file(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[Binary
 
     :param mode: permissions, of which the process's umask takes away, and those of a file that is
         replaced as well: nobody can read what they could not before.
-    :raises OSError: if it cannot be written, or if what has the name is a directory, a device or
-        a pipe, or leads to one: those are not replaced.
+    :raises NotWritten: if it cannot be written, or if what has the name is a directory, a device
+        or a pipe, or leads to one: those are not replaced.
     """
     folder, name = os.path.split(os.fspath(path))
-    directory = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with writing():
+        directory = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        before = _replaced(directory, name)
-        draft = _PREFIX + secrets.token_hex(12)
-        descriptor, named = _create(directory, draft, mode)
+        with writing():
+            before = _replaced(directory, name)
+            draft = _PREFIX + secrets.token_hex(12)
+            descriptor, named = _create(directory, draft, mode)
+        file = _opened(descriptor)
         try:
-            with open(descriptor, "w+b") as file:
-                yield file
+            yield file
+            with writing():
                 file.flush()
                 if before is not None:
                     allowed = stat.S_IMODE(os.fstat(descriptor).st_mode) & stat.S_IMODE(before)
@@ -50,19 +97,44 @@ def new_file(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[Binary
                 os.fsync(descriptor)
                 if not named:
                     _give_name(descriptor, draft, directory)
-            os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.replace(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(draft, dir_fd=directory)
             raise
-        os.fsync(directory)  # the rename is to last through a power cut
+        finally:
+            with suppress(OSError):  # of a file that is given up: why is told already
+                file.close()
+        with writing():
+            os.fsync(directory)  # the rename is to last through a power cut
     finally:
         os.close(directory)
+
+
+@contextmanager
+def scratch_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file for what is on its way into a new one, in the same directory; it never has a name.
+
+    :raises NotWritten: if it cannot be written.
+    """
+    folder = os.path.dirname(os.fspath(path)) or "."
+    with writing(), tempfile.TemporaryFile(dir=folder, buffering=0) as made:
+        file = _opened(os.dup(made.fileno()))
+    try:
+        yield file
+    finally:
+        with suppress(OSError):
+            file.close()
 
 
 def draft_name(file: BinaryIO) -> str:
     """A name by which this process can open a file that has none yet."""
     return _UNNAMED.format(file.fileno())
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Whether both are there, and are one file."""
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 def _create(directory: int, draft: str, mode: int) -> tuple[int, bool]:

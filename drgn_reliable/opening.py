@@ -389,6 +389,9 @@ def _search_standard_places(prog: Program) -> None:
 
 
 def _is_module(path: str) -> bool:
-    with open(path, "rb") as file:
-        start = file.read(18)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(18)
+    except OSError as e:
+        raise UsageError(f"--symbols {path}: cannot be read ({e.strerror})") from e
     return start.startswith(ELF_SIGNATURE) and start[16:18] in _ET_REL

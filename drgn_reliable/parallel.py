@@ -178,14 +178,19 @@ class _Walker:
     """A walking process."""
 
     def __init__(self, order: _Order) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _START.format(path=sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self._dump = os.fsdecode(order.dump)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START.format(path=sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        except OSError as e:
+            raise DumpError(
+                f"{self._dump}: a walking process cannot be started ({e.strerror}); try --jobs 1"
+            ) from e
         assert self._process.stdin and self._process.stdout
         self._orders, self._answers = self._process.stdin, self._process.stdout
-        self._dump = os.fsdecode(order.dump)
         self.known: list[_Known] = []
         self.problems: tuple[str, ...] = ()
         self.warnings: tuple[str, ...] = ()

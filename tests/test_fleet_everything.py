@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from drgn_reliable.fleet.changes import changes_between
+from drgn_reliable.fleet.changes import Earlier, changes_between
 from drgn_reliable.fleet.report import fleet_report
 from drgn_reliable.fleet.store import Store
 from tests.dumps import DUMPS, HOSTILE, TRANSITIONS, VMCORES
@@ -110,8 +110,8 @@ def test_dask_says_the_same(fleet: Path, store: Path, tmp_path: Path) -> None:
     assert content(other) == content(store)
     with Store(str(store)) as ours, Store(str(other)) as theirs:
         for data in (
-            fleet_report(ours, changes=changes_between(ours, theirs))["new"],
-            fleet_report(theirs, changes=changes_between(theirs, ours))["new"],
+            fleet_report(ours, changes=changes_between(ours, Earlier(theirs)))["new"],
+            fleet_report(theirs, changes=changes_between(theirs, Earlier(ours)))["new"],
         ):
             assert not any(data[kind] for kind in ("reasons", "functions", "stacks", "releases"))
 

@@ -14,7 +14,7 @@ import pytest
 
 from drgn_reliable.errors import UsageError
 from drgn_reliable.fleet import report as reports
-from drgn_reliable.fleet.changes import changes_between, changes_since
+from drgn_reliable.fleet.changes import Earlier, changes_between, changes_since
 from drgn_reliable.fleet.questions import answer
 from drgn_reliable.fleet.report import by_release
 from drgn_reliable.livepatch import Decision
@@ -288,7 +288,7 @@ def test_a_new_stack_leads_to_the_group_that_is_unreliable() -> None:
 def test_what_is_new_beside_an_older_store(tmp_path: Path) -> None:
     older = fleet_of(("a", record(*BEFORE, release="6.1")), path=tmp_path / "old.db")
     newer = fleet_of(("b", record(*AFTER, release="6.12")))
-    changes = changes_between(newer.store, older.store)
+    changes = changes_between(newer.store, Earlier(older.store))
     found = reported(newer, changes=changes)
     assert found["new"]["since"] == str(tmp_path / "old.db")
     assert new_of(found) == {
@@ -296,7 +296,7 @@ def test_what_is_new_beside_an_older_store(tmp_path: Path) -> None:
         "functions": [("new_place", 1, 1)],
         "releases": [("6.12", 1, 1)],
     }
-    same = reported(newer, changes=changes_between(newer.store, newer.store))
+    same = reported(newer, changes=changes_between(newer.store, Earlier(newer.store)))
     assert not any(same["new"][kind] for kind in ("reasons", "functions", "releases", "stacks"))
     assert shown(same).count("\nnothing\n") == 1
 

@@ -18,7 +18,7 @@ import pytest
 from drgn_reliable.cli import main
 from drgn_reliable.errors import UsageError
 from drgn_reliable.fleet.store import Store
-from drgn_reliable.newfile import new_file
+from drgn_reliable.newfile import NotWritten, new_file
 from drgn_reliable.outfile import output
 from tests.dumps import TRANSITIONS
 from tests.fleets import fleet_of, record
@@ -107,7 +107,7 @@ def test_nobody_is_there_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Whoever knew the draft's name and put a link there gets nothing: it is not followed."""
     monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
     (tmp_path / ".drgn-reliable-guessed").symlink_to("victim")
-    with pytest.raises(FileExistsError), new_file(tmp_path / "report") as file:
+    with pytest.raises(NotWritten, match="File exists"), new_file(tmp_path / "report") as file:
         file.write(b"report")
     assert not (tmp_path / "victim").exists() and not (tmp_path / "report").exists()
 

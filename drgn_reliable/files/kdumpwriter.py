@@ -28,11 +28,9 @@ import hashlib
 import os
 import shutil
 import struct
-import tempfile
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from drgn_reliable.files.codecs import COMPRESSION, page_packer
@@ -47,7 +45,7 @@ from drgn_reliable.files.kdump import (
     Uts,
 )
 from drgn_reliable.files.notes import Note, find_vmcoreinfo, pack_note
-from drgn_reliable.newfile import draft_name, new_file
+from drgn_reliable.newfile import draft_name, new_file, scratch_file, writing
 from drgn_reliable.platforms import PLATFORMS, byte_order_of
 
 __all__ = ("KdumpSummary", "PageData", "write_kdump")
@@ -122,12 +120,12 @@ def write_kdump(
     :param check: looks at the finished file, by a name that only this process has; what it
         raises keeps the file from appearing under its own.
     :raises ValueError: if an argument is wrong; no file is written then.
+    :raises drgn_reliable.newfile.NotWritten: if the file cannot be written.
     """
-    path = Path(path)
     order = _check_machine(uts, page_size, nr_cpus)
     flag = _compression_flag(compression)
     notes, vmcoreinfo_note = _with_vmcoreinfo(notes, vmcoreinfo, order)
-    with tempfile.TemporaryFile(dir=path.parent) as spool, new_file(path, 0o600) as file:
+    with scratch_file(path) as spool, new_file(path, 0o600) as file:
         store = _PageStore(spool, page_size, max_pfn, flag, store_once)
         for pfn, data in _in_order(pages):
             store.add(pfn, data)
@@ -146,7 +144,8 @@ def write_kdump(
         store.write_to(file, order)
         size = file.tell()
         file.flush()
-        check(draft_name(file))
+        with writing():  # nothing but this file is read in there
+            check(draft_name(file))
         return KdumpSummary(store.pages, store.stored_pages, size)
 
 

@@ -15,7 +15,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -143,10 +143,8 @@ def unpack(file: BinaryIO, path: str, packing: Packing, watch: Watch = unwatched
     :raises DumpFormatError: if the packed file is damaged or cut off, or comes to more.
     """
     folder = os.environ.get("TMPDIR") or ("/var/tmp" if Path("/var/tmp").is_dir() else None)
-    try:
+    with _unpacking(path, folder):
         target = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
-    except OSError as e:
-        raise DumpError(f"{path}: cannot be unpacked in {folder} ({e.strerror}); set TMPDIR") from e
     packed_size = os.fstat(file.fileno()).st_size
     room = _Room(target, path, folder or tempfile.gettempdir())
     declared_size = packing.declared_size(file)
@@ -163,12 +161,24 @@ def unpack(file: BinaryIO, path: str, packing: Packing, watch: Watch = unwatched
                 target.seek(len(chunk), os.SEEK_CUR)
             else:
                 room.check(len(chunk))
-                target.write(chunk)
-    target.truncate()
-    target.flush()
+                with _unpacking(path, folder):
+                    target.write(chunk)
+    with _unpacking(path, folder):
+        target.truncate()
+        target.flush()
     if target.tell() < declared_size:  # zstandard ends quietly where its input does
         raise DumpFormatError(f"{path}: {packing.name}, incomplete; copy it again")
     return target
+
+
+@contextmanager
+def _unpacking(path: str, folder: str | None) -> Iterator[None]:
+    """What goes wrong in here is the unpacked file's."""
+    try:
+        yield
+    except OSError as e:
+        why = e.strerror or e
+        raise DumpError(f"{path}: cannot be unpacked in {folder} ({why}); set TMPDIR") from e
 
 
 def _chunks(packing: Packing, file: BinaryIO, path: str) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from drgn_reliable.errors import UsageError
 from drgn_reliable.fleet.store import Store
 
-__all__ = ("Changes", "changes_between", "changes_since")
+__all__ = ("Changes", "Earlier", "changes_between", "changes_since")
 
 _KEYS = {
     "reasons": "SELECT task_reason.reason, task.dump FROM task_reason "
@@ -82,10 +82,17 @@ def changes_since(store: Store, since: str) -> Changes:
     return Changes(f"scan {first}", _new(store, now, before))
 
 
-def changes_between(store: Store, older: Store) -> Changes:
+class Earlier:
+    """What an older store holds, all of it read."""
+
+    def __init__(self, store: Store) -> None:
+        self.path = store.path
+        self.keys = _keys(store, _PRESENT)
+
+
+def changes_between(store: Store, older: Earlier) -> Changes:
     """What is new in a store beside an older one."""
-    now, before = (_keys(each, _PRESENT) for each in (store, older))
-    return Changes(older.path, _new(store, now, before))
+    return Changes(older.path, _new(store, _keys(store, _PRESENT), older.keys))
 
 
 _PRESENT = "dump IN (SELECT dump FROM place)"

@@ -10,13 +10,13 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import BinaryIO
 
 from drgn_reliable.command import Command, argument, at_least
 from drgn_reliable.errors import UsageError
 from drgn_reliable.exits import Exit
-from drgn_reliable.fleet.changes import Changes, changes_between, changes_since
+from drgn_reliable.fleet.changes import Changes, Earlier, changes_between, changes_since
 from drgn_reliable.fleet.engines import DaskEngine, Engine, EngineLost, LocalEngine
 from drgn_reliable.fleet.events import Event, line_of
 from drgn_reliable.fleet.groups import all_stacks
@@ -201,18 +201,11 @@ def run_fleet(args: argparse.Namespace) -> int:
     """
     if args.fleet == SCAN.name:
         return _scan(args)
-    try:
+    with _reading(args.store) as store:
         if args.fleet == REPORT.name:
-            _report(args)
+            _report(store, args)
         else:
-            _query(args)
-    except sqlite3.Error as e:
-        raise UsageError(f"{args.store}: the store cannot be read ({e})") from e
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
-        with Store(args.store) as store:
-            if not (damage := store.damage()):
-                raise
-        raise UsageError(f"{args.store}: the store is damaged ({damage})") from e
+            _query(store, args)
     return 0
 
 
@@ -240,16 +233,16 @@ def _scan(args: argparse.Namespace) -> int:
 
         try:
             tally = scan_fleet(sources, store, engine, limits, retry=args.retry, listen=listen)
+            failed = store.failed(tally.scan)
         except (EngineLost, sqlite3.Error) as e:
             lost = f"--store {args.store}: {e}; scan again to go on"
             said = str(e) if isinstance(e, EngineLost) else lost
             print(f"drgn-reliable: {visible(said)}", file=sys.stderr)
             return Exit.LOST
         progress.close()
-        failed = store.failed(tally.scan)
-        out = sys.stderr if args.events == "-" else sys.stdout
-        write_tally(tally, failed, time.monotonic() - started, out)
-        out.flush()
+        seconds = time.monotonic() - started
+        with nullcontext(sys.stderr) if args.events == "-" else output(None) as out:
+            write_tally(tally, failed, seconds, out)
     return _status(tally)
 
 
@@ -292,9 +285,12 @@ class _Events:
                 "on without",
                 file=sys.stderr,
             )
-            self._file = None
             if self._path == "-":  # what is left in its buffer has nowhere to go
                 drop_standard_output()
+            else:
+                with suppress(OSError):
+                    self._file.close()
+            self._file = None
 
 
 def _status(tally: Tally) -> Exit:
@@ -322,25 +318,43 @@ def _terminated() -> Iterator[None]:
 # Report and query ----------------------------------------------------------------------------
 
 
-def _report(args: argparse.Namespace) -> None:
+@contextmanager
+def _reading(path: str) -> Iterator[Store]:
+    """A store that is only read; what is wrong in it is said of it.
+
+    :raises UsageError: if it cannot be read, or holds what no scan has written.
+    """
+    with Store(path) as store:
+        try:
+            yield store
+        except sqlite3.Error as e:
+            raise UsageError(f"{path}: the store cannot be read ({e})") from e
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+            with Store(path) as again:
+                if not (damage := again.damage()):
+                    raise
+            raise UsageError(f"{path}: the store is damaged ({damage})") from e
+
+
+def _report(store: Store, args: argparse.Namespace) -> None:
     if args.by and args.format not in ANSWER_FORMATS:
         raise UsageError(f"--by {args.by}: as {', '.join(ANSWER_FORMATS)}, not {args.format}")
     if args.format == "csv" and not args.by:
         raise UsageError(f"--format csv is one table: say which with --by ({', '.join(QUESTIONS)})")
-    with Store(args.store) as store:
-        if args.by:
-            found = answer(store, args.by)
-            with output(args.output, [args.store]) as out:
-                write_answer(found, args.format, out)
-            return
-        if args.format in FLAMES:
-            stacks = [Stack(*each) for each in all_stacks(store)]
-            with output(args.output, [args.store]) as out:
-                write_stacks(stacks, args.format, store.path, out)
-            return
-        data = fleet_report(store, changes=_changes(store, args))
-        with output(args.output, [args.store]) as out:
-            write_report(data, args.format, out)
+    read = [args.store, args.compare] if args.compare else [args.store]
+    if args.by:
+        found = answer(store, args.by)
+        with output(args.output, read) as out:
+            write_answer(found, args.format, out)
+        return
+    if args.format in FLAMES:
+        stacks = [Stack(*each) for each in all_stacks(store)]
+        with output(args.output, read) as out:
+            write_stacks(stacks, args.format, store.path, out)
+        return
+    data = fleet_report(store, changes=_changes(store, args))
+    with output(args.output, read) as out:
+        write_report(data, args.format, out)
 
 
 def _changes(store: Store, args: argparse.Namespace) -> Changes | None:
@@ -349,16 +363,16 @@ def _changes(store: Store, args: argparse.Namespace) -> Changes | None:
     if args.since:
         return changes_since(store, args.since)
     if args.compare:
-        with Store(args.compare) as older:
-            return changes_between(store, older)
+        with _reading(args.compare) as store_then:
+            older = Earlier(store_then)
+        return changes_between(store, older)
     return None
 
 
-def _query(args: argparse.Namespace) -> None:
-    with Store(args.store) as store:
-        found = ask(store, args.question) if args.question is not None else None
-        with output(args.output, [args.store]) as out:
-            if found is None:
-                write_questions(out)
-            else:
-                write_answer(found, args.format, out)
+def _query(store: Store, args: argparse.Namespace) -> None:
+    found = ask(store, args.question) if args.question is not None else None
+    with output(args.output, [args.store]) as out:
+        if found is None:
+            write_questions(out)
+        else:
+            write_answer(found, args.format, out)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from drgn_reliable.errors import ReliableError
 from drgn_reliable.fleet.child import Order, Rung, Said, peak_memory, said_of
 from drgn_reliable.fleet.record import AttemptRecord, BadRecord, Record
 
@@ -136,9 +137,11 @@ class _Child:
                 start_new_session=True,
                 env={**os.environ, **dict.fromkeys(_OWN_THREADS, "1")},
             )
-        except BaseException:
+        except BaseException as e:
             os.close(self.pipe)
             os.close(self.output)
+            if isinstance(e, OSError):  # the dump is not at fault
+                raise ReliableError(f"its process cannot be started ({e.strerror})") from e
             raise
         finally:
             os.close(theirs)
