@@ -99,7 +99,6 @@ def make_parser() -> argparse.ArgumentParser:
     _add_dump(klp, live=True)
     _add_tasks(klp, "look at this thread only")
     explain = _add(commands, EXPLAIN)
-    explain.set_defaults(intermixed=True)
     _add_dump(explain, live=True)
     explain.add_argument(
         "task",

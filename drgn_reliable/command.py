@@ -53,8 +53,9 @@ class CommandParser(argparse.ArgumentParser):
     """The parser of a command. It shows wrong arguments as text: a shell's pattern makes them of
     files' names.
 
-    With the default ``intermixed`` set, options may stand between its positional arguments though
-    their number varies: only all of them together tell which is which.
+    Options may stand between a command's positional arguments though the number of these varies:
+    all options are taken first, for only all that is left tells which is which. After ``--`` there
+    are no options. A parser that only leads to other commands leaves these their own.
     """
 
     _inside = False
@@ -69,13 +70,22 @@ class CommandParser(argparse.ArgumentParser):
         namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
         """See :class:`argparse.ArgumentParser`."""
-        if self._inside or not self.get_default("intermixed"):
+        if args is None or self._inside or self._subparsers is not None:
             return super().parse_known_args(args, namespace)
+        first = args.index("--") if "--" in args else len(args)
+        # Options that are none would be lost: intermixed parsing goes over the words twice.
+        hidden = {f"\0{number}": word for number, word in enumerate(args[first + 1 :])}
         self._inside = True
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            found, rest = self.parse_known_intermixed_args([*args[:first], *hidden], namespace)
         finally:
             self._inside = False
+        for name, value in vars(found).items():
+            if isinstance(value, list):
+                setattr(found, name, [hidden.get(word, word) for word in value])
+            elif isinstance(value, str):
+                setattr(found, name, hidden.get(value, value))
+        return found, [hidden.get(word, word) for word in rest]
 
 
 def at_least(kind: type[N], least: N) -> Callable[[str], N]:
