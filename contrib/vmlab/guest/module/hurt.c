@@ -330,7 +330,8 @@ static void cross_stacks(const struct patient *patient)
 	unsigned long nmi;
 	size_t i;
 
-	stacks = (void *)vmlab_address("cea_exception_stacks");
+	/* Not through void *: per-CPU pointers can have an address space of their own (__seg_gs). */
+	stacks = (typeof(stacks))vmlab_address("cea_exception_stacks");
 	start = vmlab_address("smpboot_thread_fn");
 	if (!stacks || !start || !regs_here())
 		return;
