@@ -143,7 +143,8 @@ def named_symbols(symbols: str | Sequence[str] | None) -> Sequence[str]:
     named = [symbols] if isinstance(symbols, str) else symbols or ()
     for file in named:
         if not os.path.isfile(file):
-            raise UsageError(f"--symbols {file}: no such file")
+            why = "a directory; name the file in it" if os.path.isdir(file) else "no such file"
+            raise UsageError(f"--symbols {file}: {why}")
     return named
 
 
