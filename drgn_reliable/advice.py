@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from drgn_reliable.judge import refusal
-from drgn_reliable.livepatch import Decision, PendingTask, Transition
 from drgn_reliable.model import TaskKind
 from drgn_reliable.reasons import CATALOGUE
+from drgn_reliable.transition import Decision, PendingTask, Transition
 from drgn_reliable.waiting import Leaves
 
 __all__ = ("ADVICE", "Advice", "advice_for", "ways_out")

@@ -21,7 +21,7 @@ from drgn_reliable.explanation import Explanation
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.fleet.onedump import one_dump_report
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.livepatch import Decision, LivepatchReport, analyse, analyse_living
+from drgn_reliable.livepatch import analyse, analyse_living
 from drgn_reliable.model import CapsuleSummary, DumpReport, KernelVerdict
 from drgn_reliable.parallel import ParallelScanner, walkers_for
 from drgn_reliable.reasons import CATALOGUE, SECTIONS, ReasonKind
@@ -34,6 +34,7 @@ from drgn_reliable.render.table import write_capsule_summary, write_facts, write
 from drgn_reliable.report import Scan, Scanner, collector_paused
 from drgn_reliable.selection import ONLY, Filter, Tally, check_reasons
 from drgn_reliable.tasks import Task
+from drgn_reliable.transition import Decision, LivepatchReport
 
 __all__ = (
     "CAPSULE",

@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from drgn import FaultError, Object
 from drgn.helpers.linux.percpu import per_cpu
@@ -16,9 +15,7 @@ from drgn_reliable.errors import MissingInformation
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.memory import MASK, Layout, member_offset, named_type
 from drgn_reliable.tasks import Task, cpus_in_mask
-
-if TYPE_CHECKING:
-    from drgn_reliable.livepatch import PendingTask
+from drgn_reliable.transition import PendingTask
 
 __all__ = ("PatchStates", "clock", "offline_cpus")
 
@@ -83,7 +80,7 @@ class PatchStates:
     def flagged(
         self, pending: Sequence[PendingTask], waiting: Collection[int]
     ) -> list[PendingTask]:
-        """The tasks with :attr:`~drgn_reliable.livepatch.PendingTask.flagged` filled in.
+        """The tasks with :attr:`~drgn_reliable.transition.PendingTask.flagged` filled in.
 
         Which flag it is shows in the dump: all tasks that have not switched have it, and all that
         have do not. Where that fits none or several, it is not told.

@@ -31,10 +31,10 @@ from drgn_reliable.commands import (
 from drgn_reliable.errors import ReliableError, UsageError
 from drgn_reliable.explanation import Explanation
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.livepatch import LivepatchReport
 from drgn_reliable.model import DumpReport
 from drgn_reliable.reasons import ReasonKind
 from drgn_reliable.render.visible import visible
+from drgn_reliable.transition import LivepatchReport
 
 __all__ = ()
 
@@ -156,7 +156,7 @@ for _offer in (
         summary="show the traces and reasons of the unreliable tasks",
         description="Short for %reliable --only unreliable --verbose.",
     ),
-    _Offer("klp", KLP, _klp, "the report (drgn_reliable.livepatch.LivepatchReport)"),
+    _Offer("klp", KLP, _klp, "the report (drgn_reliable.transition.LivepatchReport)"),
     _Offer(
         "reliable-explain",
         EXPLAIN,

@@ -34,7 +34,7 @@ from drgn_reliable.fleet.record import (
 )
 from drgn_reliable.fleet.report import fleet_report
 from drgn_reliable.fleet.store import Store
-from drgn_reliable.livepatch import LivepatchReport, analyse
+from drgn_reliable.livepatch import analyse
 from drgn_reliable.model import (
     Code,
     CodeKind,
@@ -53,6 +53,7 @@ from drgn_reliable.model import (
 from drgn_reliable.render.flames import Stack, write_stacks
 from drgn_reliable.render.fleet import write_answer, write_report
 from drgn_reliable.report import Scanner
+from drgn_reliable.transition import LivepatchReport
 from tests.conftest import scan_dump
 from tests.dumps import VMCORES, Dump
 

@@ -14,15 +14,7 @@ import pytest
 from drgn_reliable import livepatch
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.kernellog import LogLine
-from drgn_reliable.livepatch import (
-    Blocker,
-    Checked,
-    Decision,
-    LivepatchReport,
-    PendingTask,
-    Transition,
-    analyse,
-)
+from drgn_reliable.livepatch import analyse
 from drgn_reliable.model import (
     Code,
     CodeKind,
@@ -38,6 +30,14 @@ from drgn_reliable.model import (
 )
 from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject, Patches
 from drgn_reliable.tasks import Task
+from drgn_reliable.transition import (
+    Blocker,
+    Checked,
+    Decision,
+    LivepatchReport,
+    PendingTask,
+    Transition,
+)
 from drgn_reliable.waiting import Leaves, Wait
 
 OLD, NEW, NEWER = 0x1000, 0xA000, 0xB000

@@ -14,8 +14,8 @@ import pytest
 
 from drgn_reliable.fleet.child import Said, said_of
 from drgn_reliable.fleet.record import BadRecord, Record, StackRecord, record_of
-from drgn_reliable.livepatch import Decision
 from drgn_reliable.model import Code, CodeKind, CodeRole, DumpReport, FoundBy, Frame, TaskReport
+from drgn_reliable.transition import Decision
 from tests.dumps import DUMPS, TRANSITIONS, Dump
 from tests.fleets import Real, real, record, row, stack
 

@@ -17,8 +17,8 @@ from drgn_reliable.fleet import report as reports
 from drgn_reliable.fleet.changes import Earlier, changes_between, changes_since
 from drgn_reliable.fleet.questions import answer
 from drgn_reliable.fleet.report import by_release
-from drgn_reliable.livepatch import Decision
 from drgn_reliable.selection import summary_counts
+from drgn_reliable.transition import Decision
 from tests.dumps import TRANSITIONS
 from tests.fleets import (
     STRICT,

@@ -30,19 +30,13 @@ from drgn_reliable.advice import ADVICE, advice_for, ways_out
 from drgn_reliable.commands import klp_exit_code
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.kernellog import LogLine, forced, last_attempt, started, told
-from drgn_reliable.livepatch import (
-    Decision,
-    LivepatchReport,
-    PendingTask,
-    analyse,
-    checked_functions,
-    grouped,
-)
+from drgn_reliable.livepatch import analyse, checked_functions
 from drgn_reliable.model import KernelVerdict, ProofVerdict, TaskKind
 from drgn_reliable.patches import Patch, PatchedObject
 from drgn_reliable.patchstate import PatchStates, offline_cpus
 from drgn_reliable.render.livepatch import livepatch_dict, write_livepatch
 from drgn_reliable.tasks import Task
+from drgn_reliable.transition import Decision, LivepatchReport, PendingTask, grouped
 from drgn_reliable.waiting import Leaves, leaves, wait_of
 from tests.conftest import Scanned, scan_dump
 from tests.dumps import DUMPS, TRANSITIONS, VMCORES, Dump

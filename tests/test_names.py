@@ -22,7 +22,7 @@ from drgn_reliable.errors import DumpError, UsageError
 from drgn_reliable.explain import explain_task
 from drgn_reliable.facts import kernel_facts
 from drgn_reliable.fleet.events import Finished, line_of
-from drgn_reliable.livepatch import Difference, LivepatchReport, analyse
+from drgn_reliable.livepatch import analyse
 from drgn_reliable.model import CapsuleSummary
 from drgn_reliable.render import FORMATS, Style, render
 from drgn_reliable.render.explanation import write_explanations, write_explanations_json
@@ -30,6 +30,7 @@ from drgn_reliable.render.livepatch import write_livepatch, write_livepatch_json
 from drgn_reliable.render.machine import capsule_dict
 from drgn_reliable.render.table import write_capsule_summary, write_facts
 from drgn_reliable.report import Scanner
+from drgn_reliable.transition import Difference, LivepatchReport
 from tests.dumps import HOSTILE, TRANSITIONS
 from tests.hostile import NAMES, as_shown, controls, formulas, poisoned
 

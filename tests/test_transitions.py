@@ -11,8 +11,9 @@ from contrib.vmlab import chains, conform, livepatch
 from drgn_reliable import open_dump
 from drgn_reliable.advice import advice_for
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.livepatch import Decision, LivepatchReport, analyse
+from drgn_reliable.livepatch import analyse
 from drgn_reliable.report import Scanner
+from drgn_reliable.transition import Decision, LivepatchReport
 from tests.dumps import TRANSITIONS, Dump
 
 NAMES = [dump.name for dump in TRANSITIONS]

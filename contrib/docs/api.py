@@ -56,7 +56,9 @@ PAGES = {
     "reasons": Page("Reasons", {"reasons": ()}),
     "errors": Page("Errors and exit statuses", {"errors": (), "exits": ()}),
     "explain": Page("Explain a walk", {"explain": ("explain_task",), "explanation": ()}),
-    "livepatch": Page("Livepatch transitions", {"livepatch": (), "patchstate": ()}),
+    "livepatch": Page(
+        "Livepatch transitions", {"livepatch": (), "transition": (), "patchstate": ()}
+    ),
     "capsule": Page("Capsules", {"capsule": ()}),
     "fleet": Page(
         "Fleets",

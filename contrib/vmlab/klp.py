@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from drgn_reliable.livepatch import Decision, LivepatchReport
 from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject
+from drgn_reliable.transition import Decision, LivepatchReport
 
 from . import livepatch
 

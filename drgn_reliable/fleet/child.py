@@ -34,12 +34,13 @@ from drgn_reliable.files.vmcoreinfo import values_of
 from drgn_reliable.fleet.origin import add_origin, crash_time, node_of_file
 from drgn_reliable.fleet.record import BadRecord, Record, clean, record_of
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.livepatch import LivepatchReport, analyse
+from drgn_reliable.livepatch import analyse
 from drgn_reliable.memory import missing
 from drgn_reliable.model import TaskReport
 from drgn_reliable.opening import inspect_dump, open_dump
 from drgn_reliable.report import Scanner, collector_paused
 from drgn_reliable.tasks import Task
+from drgn_reliable.transition import LivepatchReport
 
 __all__ = ("Order", "Rung", "Said", "peak_memory", "run", "said_of")
 

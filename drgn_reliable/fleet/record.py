@@ -19,7 +19,6 @@ import msgspec
 
 from drgn_reliable.advice import advice_for
 from drgn_reliable.judge import refusal
-from drgn_reliable.livepatch import LivepatchReport, PendingTask, Transition
 from drgn_reliable.model import (
     CodeRole,
     DumpReport,
@@ -29,6 +28,7 @@ from drgn_reliable.model import (
     TaskReport,
 )
 from drgn_reliable.reasons import CATALOGUE
+from drgn_reliable.transition import LivepatchReport, PendingTask, Transition
 from drgn_reliable.waiting import channel_of
 
 __all__ = (

@@ -11,7 +11,11 @@ from typing import Any, TextIO
 from tabulate import tabulate
 
 from drgn_reliable.advice import advice_for, ways_out
-from drgn_reliable.livepatch import (
+from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject
+from drgn_reliable.reasons import CATALOGUE
+from drgn_reliable.render.machine import SCHEMA, hex_or_null, reason_dict
+from drgn_reliable.render.visible import visible
+from drgn_reliable.transition import (
     Blocker,
     Decision,
     LivepatchReport,
@@ -20,10 +24,6 @@ from drgn_reliable.livepatch import (
     each_version,
     grouped,
 )
-from drgn_reliable.patches import Patch, PatchedFunction, PatchedObject
-from drgn_reliable.reasons import CATALOGUE
-from drgn_reliable.render.machine import SCHEMA, hex_or_null, reason_dict
-from drgn_reliable.render.visible import visible
 
 __all__ = ("livepatch_dict", "write_livepatch", "write_livepatch_json")
 
