@@ -28,7 +28,8 @@ from drgn_reliable.fleet.record import Record
 from drgn_reliable.fleet.report import fleet_report
 from drgn_reliable.fleet.scan import scan_fleet
 from drgn_reliable.fleet.sources import Source
-from drgn_reliable.fleet.store import SCHEMA_VERSION, Store
+from drgn_reliable.fleet.store import Store
+from drgn_reliable.fleet.storefile import SCHEMA_VERSION
 from drgn_reliable.reasons import CATALOGUE
 from tests.dumps import TRANSITIONS, VMCORES
 from tests.fleets import (

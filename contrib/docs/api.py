@@ -70,6 +70,7 @@ PAGES = {
             "fleet.isolation": ("Limits",),
             "fleet.events": (),
             "fleet.store": (),
+            "fleet.storefile": (),
             "fleet.report": (),
         },
     ),
