@@ -129,8 +129,9 @@ def serve() -> None:
     try:
         _serve(msgspec.msgpack.decode(order, type=_Order), orders, answers)
     except (ReliableError, FaultError, OSError, MemoryError) as e:
+        why = f"cannot be read ({e.strerror or e})" if isinstance(e, OSError) else str(e)
         with suppress(BrokenPipeError):
-            _send(answers, _pack(_Answer(error=str(e) or type(e).__name__)))
+            _send(answers, _pack(_Answer(error=why or type(e).__name__)))
 
 
 def _serve(order: _Order, orders: IO[bytes], answers: IO[bytes]) -> None:

@@ -127,8 +127,12 @@ class _Monitor:
     def snapshot(self) -> Snapshot:
         """See :func:`take_snapshot`."""
         status = str(self._ask("query-status").get("status"))
-        self._check_room()
-        file = tempfile.TemporaryFile(prefix="drgn-reliable-")  # noqa: SIM115 - it is handed on
+        try:
+            self._check_room()
+            file = tempfile.TemporaryFile(prefix="drgn-reliable-")  # noqa: SIM115 - it is handed on
+        except OSError as e:
+            why = f"no temporary file can be made ({e.strerror or e})"
+            raise QmpError(f"{why}; name another directory with TMPDIR") from e
         try:
             started = time.monotonic()
             self._dump(file)

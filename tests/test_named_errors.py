@@ -7,6 +7,7 @@ import errno
 import gzip
 import os
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -116,6 +117,25 @@ def test_a_dump_that_becomes_shorter_while_it_is_read(
     lines = capsys.readouterr().err.splitlines()
     assert lines and all(line.startswith(f"drgn-reliable: {dump}: ") for line in lines)
     assert '"verdict": "reliable"' not in report.read_text()
+
+
+def test_a_mapped_dump_that_becomes_shorter_leaves_no_half_report(tmp_path: Path) -> None:
+    """drgn's library maps kdump files: the process may end by SIGBUS; what was there stays."""
+    dump, report = tmp_path / "dump", tmp_path / "report"
+    dump.write_bytes(X86_64.read_bytes())
+    report.write_text("earlier")
+    code = (
+        "import os, sys\nfrom drgn_reliable import cli\nreal = cli.start_scan\n"
+        f"cli.start_scan = lambda *args: (os.truncate({str(dump)!r}, 4096), real(*args))[1]\n"
+        f"sys.exit(cli.main(['scan', {str(dump)!r}, '-o', {str(report)!r}]))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(VMCORES.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, timeout=120
+    )
+    assert done.returncode in (-signal.SIGBUS, 3)
+    assert (report.read_text() == "earlier") == (done.returncode < 0)
+    assert {each.name for each in tmp_path.iterdir()} == {"dump", "report"}
 
 
 UNREAD = {

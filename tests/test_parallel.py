@@ -79,6 +79,11 @@ FAILURES = {
         "w._send(sys.stdout.buffer, w._pack(w._Answer(error='no more memory')))",
         "no more memory",
     ),
+    "a disk that fails": (
+        "import sys; sys.path[:] = {path!r}; from drgn_reliable import parallel as w;"
+        "w.open_dump = lambda *a, **n: open('/proc/self/mem', 'rb').read(1); w.serve()",
+        r"^[^:]*: cannot be read \(Input/output error\)$",
+    ),
 }
 
 

@@ -283,6 +283,19 @@ def test_a_failure_is_one_line(
     assert fake.files == {}
 
 
+def test_a_copy_that_cannot_be_made_is_one_line(
+    fake: FakeQemu, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is the temporary directory that is not there, and not the guest."""
+    monkeypatch.setattr(tempfile, "tempdir", str(fake.path.parent / "absent"))
+    assert main(["scan", "--qemu", str(fake.path)]) == 3
+    assert capsys.readouterr().err == (
+        f"drgn-reliable: --qemu {fake.path}: no temporary file can be made (No such file or "
+        "directory); name another directory with TMPDIR\n"
+    )
+    assert "dump-guest-memory" not in fake.requests
+
+
 def test_no_socket_is_one_line(tmp_path: Path) -> None:
     """There is none, it is something else, nobody listens, or it may not be used."""
     file, socket_file = tmp_path / "file", tmp_path / "socket"
