@@ -257,7 +257,7 @@ def _undelayed() -> Iterator[None]:
     """Who does not read keeps QEMU waiting, and so the guest: put Ctrl-Z off, and go before all
     others where that is allowed.
 
-    Where all CPUs are busy, each MiB waits for its turn: that took three to seven times as long.
+    Where all CPUs are busy, each MiB waits for its turn: that took two to seven times as long.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTSTP])
     priority = os.getpriority(os.PRIO_PROCESS, 0)
