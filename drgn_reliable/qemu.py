@@ -8,7 +8,7 @@ All tasks are seen at one instant, and the registers of those that run are in th
 QEMU cannot be asked to give a dump up. But whatever ends us closes the pipe, and its next write
 fails (it ignores SIGPIPE, ``os_setup_early_signal_handling()``); so does its dump, and the guest
 goes on at once. A file of ours instead of the pipe would be written to its end, however long that
-takes; nor is that faster, for with the pipe the copy is made on another CPU.
+takes. The pipe is no slower where a CPU is free, for the copy is made there meanwhile.
 """
 
 from __future__ import annotations
