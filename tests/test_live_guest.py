@@ -25,6 +25,7 @@ from contrib.vmlab import lab, living, scenario, verdicts
 from contrib.vmlab.__main__ import default_cache
 from contrib.vmlab.living import Living, Scan
 from contrib.vmlab.packages import PackageError
+from drgn_reliable.qemu import take_snapshot
 from tests.test_real_guest import NEEDED, missing, shutil
 
 pytestmark = pytest.mark.guest
@@ -174,19 +175,33 @@ def test_a_guest_over_qmp_is_as_its_kernel_says(guest: Living) -> None:
     assert_goes_on(guest)
 
 
-def test_a_guest_goes_on_though_its_reader_is_killed(guest: Living) -> None:
-    """Killed at once (SIGKILL) while QEMU writes, it leaves a guest that runs when that is done."""
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
+def test_a_guest_goes_on_at_once_whatever_ends_its_reader(
+    guest: Living, number: signal.Signals
+) -> None:
+    """Ended while QEMU writes, it leaves a guest that runs before QEMU could have written all, a
+    dump that has failed, and a QEMU that makes the next one."""
+    ask = guest.guest.qmp.execute
     command = [sys.executable, "-m", "drgn_reliable", "scan", "--qemu", str(guest.socket)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        while guest.guest.qmp.execute("query-status")["running"]:
-            assert process.poll() is None, "it was over before it could be killed"
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 120
-    while not guest.guest.qmp.execute("query-status")["running"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+        while ask("query-status")["running"]:
+            assert process.poll() is None, "it was over before it could be ended"
+        process.send_signal(signal.SIGSTOP)  # as long as it does not read, QEMU cannot go on
+        time.sleep(1)
+        assert ask("query-dump")["status"] == "active"
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)
+        ended = time.monotonic()
+        while not ask("query-status")["running"]:
+            assert time.monotonic() < ended + 5
+            time.sleep(0.01)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    found = ask("query-dump")
+    assert found["status"] == "failed" and found["completed"] < found["total"]
     assert_goes_on(guest)
+    with take_snapshot(str(guest.socket)).file as file:
+        assert os.fstat(file.fileno()).st_size >= found["total"]
+    assert ask("query-status")["running"]
 
 
 def test_a_paused_guest_is_left_paused(guest: Living) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -41,13 +43,17 @@ class Refused(Exception):
 
 
 class FakeQemu:
-    """Answers as QEMU does, and writes a dump into the file that it is given."""
+    """Answers as QEMU does, and meanwhile writes a dump into the pipe that it is given."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         self.path, self.content = path, content
         self.requests: list[str] = []
         self.status = "running"
-        self.result = "completed"
+        self.result = "none"
+        self.halfway, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+        self.at_half: Callable[[], object] = self.go_on.wait
+        """What happens when half of the dump is written."""
         self.files: dict[str, int] = {}
         self.answers: dict[str, Answer] = {
             "qmp_capabilities": lambda fake, arguments: {},
@@ -59,6 +65,8 @@ class FakeQemu:
             "query-dump": lambda fake, arguments: {"status": fake.result},
         }
         self.greeting: bytes | None = json.dumps(GREETING).encode() + b"\n"
+        self._writer = threading.Thread()
+        self._sending = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(1)
@@ -68,27 +76,66 @@ class FakeQemu:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.go_on.set()
         self._thread.join(10)
+        if self._writer.ident:
+            self._writer.join(10)
 
     def closed(self, name: str) -> dict[str, Any]:
         os.close(self.files.pop(name))
         return {}
 
     def dump(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What dump-guest-memory does: the guest stands still meanwhile."""
-        assert arguments["paging"] is False and arguments["protocol"].startswith("fd:")
-        self.event("STOP", 10, 250000)
-        with os.fdopen(self.files.pop(arguments["protocol"][3:]), "wb") as file:
-            file.write(self.content)
-        self.event("RESUME", 10, 750000)
+        """What dump-guest-memory does, detached: it is answered at once."""
+        assert arguments["paging"] is False and arguments["detach"] is True
+        self.result = "active"
+        descriptor = self.files.pop(arguments["protocol"].removeprefix("fd:"))
+        self._writer = threading.Thread(target=self._write, args=(descriptor,), daemon=True)
+        self._writer.start()
         return {}
+
+    def _write(self, descriptor: int) -> None:
+        """The guest stands still meanwhile, and goes on however it ends."""
+        before, half = self.status, len(self.content) // 2
+        if before == "running":
+            self.status = "save-vm"
+            self.event("STOP", 10, 250000)
+        try:
+            with open(descriptor, "wb", buffering=0) as file:
+                self._page_by_page(file, self.content[:half])
+                self.halfway.set()
+                self.at_half()
+                self._page_by_page(file, self.content[half:])
+            self.result = "completed"
+        except BrokenPipeError as error:
+            self.result = "failed"
+            self.event("DUMP_COMPLETED", 10, 500000, error=f"dump: {error.strerror}")
+        self.status = before
+        if before == "running":
+            self.event("RESUME", 10, 750000)
+
+    def _page_by_page(self, file: BinaryIO, data: bytes) -> None:
+        for at in range(0, len(data), 4096):
+            file.write(data[at : at + 4096])
+
+    def wait(self) -> None:
+        """Until the dump is over."""
+        self._writer.join(30)
+        assert not self._writer.is_alive()
+
+    def hang_up(self) -> None:
+        """End as a process does that is killed: nothing of its is open any more."""
+        self._connection.shutdown(socket.SHUT_RDWR)
+        raise BrokenPipeError
 
     def event(self, name: str, seconds: int, microseconds: int, **data: Any) -> None:
         stamp = {"seconds": seconds, "microseconds": microseconds}
-        self._send({"event": name, "timestamp": stamp, "data": data})
+        with contextlib.suppress(OSError):  # nobody listens
+            self._send({"event": name, "timestamp": stamp, "data": data})
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._connection.sendall(json.dumps(message).encode() + b"\n")
+        with self._sending:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
@@ -174,9 +221,9 @@ def test_a_capsule_of_a_guest(
 def test_a_paused_guest_stays_paused(fake: FakeQemu) -> None:
     """Nothing is said of a standstill where the guest stood still before."""
     fake.status = "paused"
-    fake.event = lambda *arguments, **data: None  # type: ignore[method-assign]
     snapshot = take_snapshot(str(fake.path))
     assert (snapshot.status, snapshot.seconds) == ("paused", 0.0)
+    assert fake.status == "paused"
     snapshot.file.seek(0)
     assert snapshot.file.read() == fake.content
 
@@ -213,8 +260,8 @@ def other_greeting(fake: FakeQemu) -> None:
 
 def failing_dump(fake: FakeQemu) -> None:
     def answer(fake: FakeQemu, arguments: dict[str, Any]) -> Any:
-        fake.closed(arguments["protocol"][3:])
-        fake.event("DUMP_COMPLETED", 1, 0, error="dump: failed to save memory: No space left")
+        fake.closed(arguments["protocol"].removeprefix("fd:"))
+        fake.event("DUMP_COMPLETED", 1, 0, error="dump: failed to save memory")
         return {}
 
     fake.result, fake.answers["dump-guest-memory"] = "failed", answer
@@ -239,7 +286,11 @@ FAILURES: dict[str, tuple[Callable[[FakeQemu], None], str]] = {
         answering("dump-guest-memory", refuse("this feature is not currently supported")),
         "dump-guest-memory: this feature is not currently supported",
     ),
-    "a full disk": (failing_dump, "dump-guest-memory: dump: failed to save memory: No space left"),
+    "a dump that fails": (failing_dump, "dump-guest-memory: dump: failed to save memory"),
+    "QEMU ends midway": (
+        lambda fake: setattr(fake, "at_half", fake.hang_up),
+        "query-dump: QEMU closed the connection",
+    ),
     "more memory than room": (
         answering("query-memory-size-summary", say({"base-memory": 1 << 60})),
         "the guest's memory takes 1,152,921,504,674 MB, and ",
@@ -336,18 +387,154 @@ def test_a_client_that_is_served_already_is_waited_for_a_while_only(
         assert time.monotonic() - started < 20
 
 
-def test_interrupted_it_goes_at_once(fake: FakeQemu) -> None:
-    """Ctrl-C while QEMU writes ends with one line; QEMU is sent nothing more."""
-    fake.result = "active"
-    command = [sys.executable, "-m", "drgn_reliable", "scan", "--qemu", str(fake.path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while "query-dump" not in fake.requests:
-            time.sleep(0.05)
-        process.send_signal(2)
-        _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert said.splitlines()[-1] == "drgn-reliable: interrupted"
+OWN_GROUP = """
+import os, sys
+os.setpgid(0, 0)
+from drgn_reliable.cli import main
+sys.exit(main())
+"""
+"""The command in a process group of its own, whose parent is in another: else Ctrl-Z would be
+nothing to it."""
+
+
+@contextlib.contextmanager
+def halfway(fake: FakeQemu) -> Iterator[subprocess.Popen[str]]:
+    """A scan of a guest of which QEMU has written half, and writes no more before ``go_on``."""
+    fake.go_on.clear()
+    command = [sys.executable, "-c", OWN_GROUP, "scan", "--qemu", str(fake.path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert fake.halfway.wait(30)
+            yield process
+        finally:
+            process.kill()
+
+
+ENDS: dict[str, tuple[signal.Signals, int, list[str]]] = {
+    "Ctrl-C": (signal.SIGINT, 130, ["drgn-reliable: interrupted"]),
+    "terminated": (signal.SIGTERM, -signal.SIGTERM, []),
+    "killed": (signal.SIGKILL, -signal.SIGKILL, []),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_whatever_ends_it_the_dump_ends_too(fake: FakeQemu, name: str) -> None:
+    """QEMU's next write fails, the guest goes on, and the next snapshot is whole; QEMU is sent
+    nothing for that."""
+    number, status, said = ENDS[name]
+    with halfway(fake) as process:
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[1].splitlines() == said
+    assert process.returncode == status
+    assert fake.status == "save-vm"
+    fake.go_on.set()
+    fake.wait()
+    assert (fake.result, fake.status) == ("failed", "running")
     assert set(fake.requests) <= set(COMMANDS) - {"closefd"}
+    assert_whole(fake)
+
+
+def assert_whole(fake: FakeQemu) -> None:
+    """A snapshot is all that QEMU writes."""
+    with take_snapshot(str(fake.path)).file as file:
+        file.seek(0)
+        assert file.read() == fake.content
+
+
+def test_a_suspended_reader_does_not_hold_the_guest(fake: FakeQemu) -> None:
+    """Ctrl-Z meanwhile is put off until all is read."""
+    with halfway(fake) as process:
+        process.send_signal(signal.SIGTSTP)
+        fake.go_on.set()
+        fake.wait()
+        assert (fake.result, fake.status) == ("completed", "running")
+        stopped = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert stopped is not None and stopped.si_code == os.CLD_STOPPED
+        process.send_signal(signal.SIGCONT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert said == "drgn-reliable: the guest stood still for 0.50 seconds, and is running\n"
+
+
+def test_a_disk_that_is_full_midway_is_one_line(
+    fake: FakeQemu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names TMPDIR, and is said when the guest runs again."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, most))
+    try:
+        with pytest.raises(DumpError) as failed:
+            take_snapshot(str(fake.path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    assert fake.status == "running"
+    assert str(failed.value) == (
+        f"--qemu {fake.path}: the guest's memory cannot be written to {tmp_path} (File too "
+        "large); name another directory with TMPDIR"
+    )
+    fake.wait()
+    assert fake.result == "failed"
+    assert_whole(fake)
+
+
+def test_a_pipe_that_stays_open_is_read_as_far_as_the_dump_goes(
+    fake: FakeQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever else may have it: QEMU says when its dump is done."""
+    monkeypatch.setattr(qemu, "_QUIET_SECONDS", 0.1)
+    kept: list[int] = []
+
+    def keep(fake: FakeQemu, arguments: dict[str, Any]) -> Any:
+        kept.append(os.dup(fake.files[arguments["fdname"]]))
+        return {}
+
+    fake.answers["getfd"] = keep
+    fake.at_half = lambda: time.sleep(0.5)
+    assert_whole(fake)
+    assert fake.requests.count("query-dump") > 1
+    os.close(kept[0])
+
+
+def test_a_qemu_that_hangs_midway_is_waited_for_a_while_only(
+    fake: FakeQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing comes, and QEMU does not answer either."""
+    monkeypatch.setattr(qemu, "_QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(qemu, "_ANSWER_SECONDS", 1.0)
+    fake.go_on.clear()
+    fake.answers["query-dump"] = lambda fake, arguments: fake.go_on.wait()
+    with pytest.raises(DumpError, match="query-dump: no answer from QEMU in 1 seconds"):
+        take_snapshot(str(fake.path))
+
+
+def test_a_user_has_neither_a_large_pipe_nor_priority(
+    fake: FakeQemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both may be refused: it takes longer then."""
+    asked: list[int] = []
+
+    def refused(what: int, which: int, value: int) -> int:
+        asked.append(value)
+        raise PermissionError
+
+    monkeypatch.setattr(qemu, "fcntl", refused)
+    monkeypatch.setattr(os, "setpriority", lambda *given: given[2] == -20 and refused(*given))
+    assert_whole(fake)
+    assert asked == [-20, 1 << 20]
+
+
+def test_the_priority_is_as_before(fake: FakeQemu) -> None:
+    """It is raised while QEMU writes only, if at all."""
+    seen: list[int] = []
+    thread = threading.get_native_id()
+    fake.at_half = lambda: seen.append(os.getpriority(os.PRIO_PROCESS, thread))
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert_whole(fake)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    assert seen in ([before], [-20])
 
 
 def test_the_dump_is_that_of_the_path_elsewhere(fake: FakeQemu) -> None:
