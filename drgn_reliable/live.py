@@ -232,7 +232,9 @@ class LiveKernel:
     def _all_code(self) -> tuple[Any, ...]:
         """All code beside the kernel's own, as its lists tell of it now."""
         kernel = self._kernel
-        modules = ModuleList(self._prog, kernel.symbols.address("modules"))
+        modules = ModuleList(
+            self._prog, kernel.symbols.address("modules"), kernel.symbols.address("mod_tree")
+        )
         generated = GeneratedText(self._prog, kernel.symbols, kernel.generated.page_size)
         everything = generated.everything()
         regions = tuple((module.address, module.regions) for module in modules)

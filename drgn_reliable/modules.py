@@ -78,12 +78,16 @@ class Module:
 class ModuleList:
     """The modules that the kernel would search for an address: all but the unformed.
 
+    :param head: address of ``modules``, their list.
+    :param tree: address of ``mod_tree``, which has the bounds of all modules that ever were.
+
     :attr:`problem` is a line for the reader if the list could not be followed to its end.
     """
 
-    def __init__(self, prog: Program, head: int | None) -> None:
+    def __init__(self, prog: Program, head: int | None, tree: int | None = None) -> None:
         self._prog = prog
         self._modules: list[Module] = []
+        self._bounds = _bounds(prog, tree)
         self.problem: str | None = None
         if head is None:
             return
@@ -104,6 +108,8 @@ class ModuleList:
 
     def containing(self, address: int) -> Module | None:
         """The module whose memory, text or data, holds an address (``__module_address()``)."""
+        if not any(low <= address <= high for low, high in self._bounds):
+            return None
         return next((m for m in self._modules if m.region(address)), None)
 
     @cached_property
@@ -205,6 +211,28 @@ class ModuleList:
             found.append(Region(base, text_end, True, init))
             found.append(Region(text_end, base + part["size"], False, init))
         return found
+
+
+_ANYWHERE = ((1, MASK),)
+"""No module is at 0, wherever the others are."""
+
+
+def _bounds(prog: Program, tree: int | None) -> tuple[tuple[int, int], ...]:
+    """First and last address at which the kernel looks for a module: a module's structure that
+    is damaged can claim others. Where the dump does not tell, any but 0."""
+    if tree is None:
+        return _ANYWHERE
+    names = {"low": "addr_min", "high": "addr_max"}
+    names |= {f"data_{name}": f"data_{path}" for name, path in names.items()}
+    try:
+        layout = Layout(prog.type("struct mod_tree_root"), names, {"data_low", "data_high"})
+        found = layout.read(prog, tree)
+    except (FaultError, LookupError, MissingInformation):
+        return _ANYWHERE
+    bounds = [(found["low"], found["high"])]
+    if found["data_low"] is not None and found["data_high"] is not None:
+        bounds.append((found["data_low"], found["data_high"]))
+    return tuple((max(low, 1), high) for low, high in bounds)
 
 
 def _enumerators(prog: Program, name: str) -> dict[str, int]:

@@ -233,6 +233,7 @@ def _module_types(types: FakeTypes) -> None:
         MOD_MEM_NUM_TYPES=7,
         MOD_INVALID=-1,
     )
+    types.struct("mod_tree_root", addr_min="unsigned long", addr_max="unsigned long")
     types.struct("module_memory", base="void *", size="unsigned int")
     types.struct("mod_kallsyms", symtab="void *", num_symtab="unsigned int", strtab="char *")
     types.struct(

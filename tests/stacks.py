@@ -99,7 +99,8 @@ class FakeFacts(Facts):
         self.thread_size = SIZE
         self.init_task = INIT_TASK
         self.user_regs_below_top = 168
-        self.fork_return_taken = FUNCTIONS[fork_return_taken]
+        self._fork_returns = (FUNCTIONS[fork_return_taken], None)
+        self.fork_return = FUNCTIONS[fork_return_taken]
 
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
         yield IRQ
@@ -144,8 +145,8 @@ class Kernel(X86Kernel):
         rules: Mapping[str, Rule | None] | None = None,
         *,
         orc_readable: bool = True,
-        initialised: bool = True,
-        frame_pointers: bool = False,
+        initialised: bool | None = True,
+        frame_pointers: bool | None = False,
         fork_return_taken: str = "ret_from_fork_asm",
         direct_calls: Mapping[str, str] | None = None,
         **others: Any,

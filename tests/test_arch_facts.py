@@ -282,7 +282,6 @@ def test_ppc64_registers() -> None:
         pytest.param(NEW_CODE, SINCE_6_4, False, id="6.4: the marker at 32"),
         pytest.param(NEW_CODE, {}, False, id="6.2: the marker at 32, kernel threads as before"),
         pytest.param(OLD_CODE, {}, True, id="6.1: the marker at 96"),
-        pytest.param(None, {}, True, id="no code: by what else is old"),
         pytest.param(None, SINCE_6_4, False, id="no code: by what else is new"),
         pytest.param([0x60000000], {}, True, id="code that tells nothing"),
         pytest.param([*NEW_CODE, *OLD_CODE], SINCE_6_4, False, id="code that tells both"),
@@ -309,6 +308,12 @@ def test_ppc64_knows_the_frames_of_exceptions_by_the_walks_code(
     assert (facts.marker_at, facts.regs_at) == ((96, 112) if old else (32, 48))
     assert facts.user_frame_size == REGS + facts.regs_at
     assert facts.exception_frame_size == REGS + facts.regs_at + 288
+
+
+def test_ppc64_without_the_code_that_tells_is_not_walked() -> None:
+    """Nothing else tells 6.1 from 6.2, and registers that are not found are passed by."""
+    with pytest.raises(MissingInformation, match="code of arch_stack_walk_reliable at 0x"):
+        ppc64_dump(None).facts(ppc64.Facts)
 
 
 def test_ppc64_without_a_walk_is_old_or_not_by_what_else_there_is() -> None:

@@ -25,6 +25,8 @@ class Case(NamedTuple):
     task: int
     verdict: KernelVerdict
     words: dict[int, int]
+    hole: int | None = None
+    """A page that is taken away."""
 
 
 CASES = [
@@ -97,8 +99,23 @@ CASES = [
         *("ppc64le-6.12-64k.kdump", 0xC00000000276B100, UNRELIABLE),
         {0xC00000000276B214: 0x04000002},
     ),
+    Case(
+        "Whether ORC was ever enabled is in no dump without orc_init: the kernel verdict is open",
+        *("livepatch/x86_64-6.12-unpatch.kdump", 0xFFFF9D67C1D0BC00, UNRELIABLE, {}),
+        0xFFFFFFFF993E1000,
+    ),
+    Case(
+        "Of a block of unwind data only what the kernel's search comes by has to be there",
+        *("x86_64-6.12-crash.kdump", 0xFF3035FA41F7C200, RELIABLE, {}),
+        0xFFFFFFFFA7FCE000,
+    ),
+    Case(
+        "A module whose text seems to be at 0 makes no text of it: none was ever loaded there",
+        *("s390x-6.12.kdump", 0x4A03C00, UNRELIABLE),
+        {0x3FF7E835108: 0x3FF7E844E00},
+    ),
 ]
-"""Found by seeds 1 to 8 and 100 of the first campaigns."""
+"""Found by seeds 1 to 8, 21 and 100 of the campaigns."""
 
 
 class Opened:
@@ -127,6 +144,8 @@ def test_found_by_a_campaign(case: Case) -> None:
     for address, value in case.words.items():
         size = 4 if address & 7 == 4 else 8
         opened.overlay.put(address, value.to_bytes(size, order))
+    if case.hole is not None:
+        opened.overlay.take(case.hole)
     reports = opened.scan()
     assert reports[case.task].kernel.verdict is case.verdict
     for task, report in reports.items():

@@ -416,6 +416,20 @@ def test_a_table_that_the_dump_lacks_raises_a_fault(missing: str, address: int) 
     assert error.value.address & ~0xFFF == nowhere
 
 
+def test_only_what_the_search_comes_by_has_to_be_in_the_dump() -> None:
+    """The kernel would not have read the rest either."""
+    memory = FakeMemory()
+    put_kernel(memory)
+    ip = 0xFFFFFFFF8F000000
+    for index in (1, 2):
+        place = ip + 4 * index
+        memory.put_u32(place, ROWS[index][0] - place)
+    orc = tables(memory.prog, __start_orc_unwind_ip=ip, __stop_orc_unwind_ip=ip + 40)
+    assert found(orc, TEXT + 0x10) == 2
+    with pytest.raises(FaultError):
+        orc.find(TEXT + 0x80)
+
+
 @pytest.mark.parametrize(
     "name",
     ["__start_orc_unwind_ip", "__stop_orc_unwind_ip", "__start_orc_unwind", "orc_lookup",

@@ -20,6 +20,7 @@ TEXT = 0xFFFFFFFF81000000
 INIT = 0xFFFFFFFF83000000
 VSYSCALL = 0xFFFFFFFFFF600000
 VSYSCALL_MODE = 0xFFFFFFFF82000000
+MOD_TREE = 0xFFFFFFFF82000F00
 MODULES, BPF_LIST, OPS_LIST, OPS_END = (0xFFFFFFFF82000100 + 0x100 * i for i in range(4))
 KPROBES, OPTPROBES = 0xFFFFFFFF82000600, 0xFFFFFFFF82000700
 MODULE = 0xFFFFFFFFC0000000
@@ -54,6 +55,7 @@ def symbols(**changed: int | None) -> FakeSymbols:
         "_sinittext": INIT,
         "_einittext": INIT + 0x1000,
         "vsyscall_mode": VSYSCALL_MODE,
+        "mod_tree": MOD_TREE,
         "modules": MODULES,
         "bpf_kallsyms": BPF_LIST,
         "ftrace_ops_list": OPS_LIST,
@@ -134,7 +136,7 @@ class Kernel:
         return GeneratedText(self.memory.prog, symbols(), page_size)
 
     def modules(self) -> ModuleList:
-        return ModuleList(self.memory.prog, MODULES)
+        return ModuleList(self.memory.prog, MODULES, MOD_TREE)
 
     def text(
         self,
@@ -147,7 +149,7 @@ class Kernel:
         return Text(
             self.memory.prog,
             names,
-            ModuleList(self.memory.prog, names.address("modules")),
+            ModuleList(self.memory.prog, names.address("modules"), names.address("mod_tree")),
             GeneratedText(self.memory.prog, names, 4096),
             CodeRules(ends_call, LONGEST_CALL, pushed_returns, gate=vsyscall_page),
             trampolines,
@@ -263,10 +265,40 @@ def test_without_vsyscall_support_its_page_is_no_text() -> None:
     assert Kernel().text({"vsyscall_mode": None}).at(VSYSCALL, exact=False).kind is CodeKind.UNKNOWN
 
 
-def test_a_vsyscall_mode_that_the_dump_lacks_is_taken_for_the_default() -> None:
-    """Nearly every kernel has the page; a return address in it is an advisory reason anyway."""
+def test_a_vsyscall_mode_that_the_dump_lacks_makes_no_text() -> None:
+    """What is not known to be text is none: a kernel may have switched the page off."""
     text = Kernel().text({"vsyscall_mode": 0xFFFF888000F00000})
-    assert text.at(VSYSCALL, exact=False).kind is CodeKind.VSYSCALL
+    assert text.at(VSYSCALL, exact=False).kind is CodeKind.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kind"),
+    [
+        pytest.param((MODULE, MODULE + 0xFFF), CodeKind.MODULE, id="just around it"),
+        pytest.param((MODULE + 0x11, MODULE + 0xFFF), CodeKind.UNKNOWN, id="begin behind it"),
+        pytest.param((MODULE, MODULE + 0x0F), CodeKind.UNKNOWN, id="end before it"),
+        pytest.param((2**64 - 1, 0), CodeKind.UNKNOWN, id="no module ever"),
+        pytest.param(None, CodeKind.MODULE, id="not in the dump"),
+    ],
+)
+def test_no_module_is_looked_for_outside_the_bounds_of_all(
+    bounds: tuple[int, int] | None, kind: CodeKind
+) -> None:
+    """``__module_address()`` asks ``mod_tree`` first; a damaged structure can claim any address."""
+    kernel = Kernel()
+    kernel.module()
+    if bounds:
+        low, high = bounds
+        kernel.memory.put_struct(MOD_TREE, "struct mod_tree_root", addr_min=low, addr_max=high)
+    assert kernel.text().at(MODULE + 0x10, exact=True).kind is kind
+
+
+def test_no_module_is_at_0() -> None:
+    """Not even where the dump lacks the bounds: 0 is what the kernel's lookups fail with."""
+    kernel = Kernel()
+    kernel.module(mem=[{"base": 0, "size": 0x1000}])
+    assert kernel.text().at(0, exact=True).kind is CodeKind.UNKNOWN
+    assert kernel.text().at(1, exact=True).kind is CodeKind.MODULE
 
 
 def test_a_kernel_without_modules_tracers_and_bpf() -> None:

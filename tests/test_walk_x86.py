@@ -315,6 +315,15 @@ CORRUPT = [
 
 METADATA = [
     Case(
+        "3: whether the kernel enabled ORC is not in the dump",
+        [*ASLEEP, *TO_USER],
+        FRAMES,
+        kernel="unreliable",
+        proof="undecided",
+        reasons=["memory-unreadable"],
+        setup={"initialised": None},
+    ),
+    Case(
         "3: the kernel never enabled ORC; the tables in the dump still show the trace",
         [*ASLEEP, *TO_USER],
         FRAMES,
@@ -423,6 +432,15 @@ METADATA = [
         proof="proven",
         reasons=["exception-frame-pointer"],
         setup={"frame_pointers": True},
+    ),
+    Case(
+        "4.3: nor is it known to take one if what tells is not in the dump",
+        [*ASLEEP, "asm_interrupt+5", *kernel_regs("foo+7", TOP - 8 * 24), *TO_USER],
+        ["__schedule", "asm_interrupt", "foo", *FRAMES[1:]],
+        kernel="unreliable",
+        proof="undecided",
+        reasons=["memory-unreadable"],
+        setup={"frame_pointers": None},
     ),
     Case(
         "4.5: in an optimised kprobe's detour",

@@ -28,7 +28,6 @@ class Kernel(X86Kernel):
     def __init__(self, words: Iterable[Word], **others: Any) -> None:
         super().__init__(words, FakeFacts("ret_from_fork_asm"), **others)
         self.unwinder = FramePointerUnwinder(self.parts)
-        self.unwinder.facts.fork_return = self.unwinder.facts.fork_return_taken
 
 
 def record(pc: Word, up: Word = ABOVE) -> list[Word]:

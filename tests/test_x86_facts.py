@@ -7,7 +7,7 @@ import struct
 from dataclasses import replace
 
 import pytest
-from drgn import offsetof
+from drgn import FaultError, offsetof
 
 from drgn_reliable.arch.base import Range
 from drgn_reliable.arch.x86_64 import REGISTERS, Facts
@@ -79,20 +79,29 @@ def compare(target: int) -> bytes:
         pytest.param(lea(UNWIND_START + 4, FUNCTION), FUNCTION, id="relative: the C function"),
         pytest.param(compare(FUNCTION) + compare(ASSEMBLY), ASSEMBLY, id="both: the stub"),
         pytest.param(b"\x90" * 8, ASSEMBLY, id="neither: the stub"),
-        pytest.param(None, ASSEMBLY, id="code not in the dump: the stub"),
     ],
 )
-def test_which_fork_return_the_unwinder_compares_with(code: bytes | None, taken: int) -> None:
+def test_which_fork_return_the_unwinder_compares_with(code: bytes, taken: int) -> None:
     """The address by which __unwind_start() knows a task that never ran is read off its code."""
     dump = Dump(ret_from_fork_asm=ASSEMBLY, __unwind_start=UNWIND_START)
-    if code is not None:
-        dump.memory.put(UNWIND_START, (b"\x90" * 4 + code).ljust(0x300, b"\x90"))
-    assert dump.facts().fork_return_taken == taken
+    dump.memory.put(UNWIND_START, (b"\x90" * 4 + code).ljust(0x300, b"\x90"))
+    facts = dump.facts()
+    assert [pc for pc in (ASSEMBLY, FUNCTION, FUNCTION + 1) if facts.is_fork_return(pc)] == [taken]
+
+
+def test_without_its_code_it_is_not_known_what_the_unwinder_compares_with() -> None:
+    """It matters only where a task begins at one of the two."""
+    facts = Dump(ret_from_fork_asm=ASSEMBLY, __unwind_start=UNWIND_START).facts()
+    assert not facts.is_fork_return(FUNCTION + 1)
+    for pc in (ASSEMBLY, FUNCTION):
+        with pytest.raises(FaultError):
+            facts.is_fork_return(pc)
 
 
 def test_before_6_6_there_is_only_the_stub() -> None:
     """Without ret_from_fork_asm the stub has the other name."""
-    assert Dump().facts().fork_return_taken == FUNCTION
+    facts = Dump().facts()
+    assert facts.is_fork_return(FUNCTION) and not facts.is_fork_return(ASSEMBLY)
 
 
 def test_the_stack_size_is_that_of_the_first_tasks_stack() -> None:

@@ -362,6 +362,12 @@ def _code_list_hole(s: Specimen, rng: Random) -> Damage | None:
     return Damage(f"hole {page:#x} in lists of code", holes=[page])
 
 
+def _read_hole(s: Specimen, rng: Random) -> Damage:
+    """Any page that the package reads, whatever is in it."""
+    page = rng.choice(s.pages)
+    return Damage(f"hole {page:#x} in what is read", holes=[page])
+
+
 def _module(s: Specimen, rng: Random) -> Damage | None:
     """A member of ``struct module``."""
     modules = list(s.reference.code._modules())
@@ -452,6 +458,7 @@ KINDS = (
     Kind("code-list", _K, 6, _code_list),
     Kind("code-list-hole", _K, 2, _code_list_hole),
     Kind("module-member", _K, 5, _module),
+    Kind("read-hole", _K, 4, _read_hole),
     Kind("btf", _O, 4, _within("__start_BTF", "__stop_BTF")),
     Kind("btf-header", _O, 1, _within("__start_BTF", 32)),
     Kind("kallsyms", _O, 4, _kallsyms),

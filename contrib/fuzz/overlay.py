@@ -20,8 +20,9 @@ class Overlay:
 
     :param read: gives the memory beneath.
 
-    :attr:`reads` and :attr:`bytes` count what a program has read through :meth:`segment`, and
-    :exc:`TooMuch` is raised when there are more than :attr:`limit` reads.
+    :attr:`reads` and :attr:`bytes` count what a program has read through :meth:`segment`,
+    :attr:`pages` are those that it was in, and :exc:`TooMuch` is raised when there are more than
+    :attr:`limit` reads.
     """
 
     def __init__(self, read: Callable[[int, int], bytes]) -> None:
@@ -29,6 +30,7 @@ class Overlay:
         self._kept: dict[int, bytes] = {}
         self._changed: dict[int, bytearray | None] = {}
         self.reads = self.bytes = 0
+        self.pages: set[int] = set()
         self.limit = 1 << 62
 
     def lay_over(self, prog: drgn.Program) -> None:
@@ -39,6 +41,7 @@ class Overlay:
         """What drgn calls."""
         self.reads += 1
         self.bytes += count
+        self.pages.update(range(address & ~(PAGE - 1), address + count, PAGE))
         if self.reads > self.limit:
             raise TooMuch(f"{self.reads} reads, the last at {address:#x}")
         return self.read(address, count)

@@ -97,10 +97,13 @@ class Specimen:
         return list(self.scanner.reports(self.kernel.tasks))
 
     def measured_reads(self) -> tuple[int, int]:
-        """How many reads and bytes one scan takes that remembers nothing."""
+        """How many reads and bytes one scan takes that remembers nothing; it also finds out in
+        which pages all that is that it and ``Kernel()`` read."""
+        self.overlay.pages.clear()
         self.renew()
         self.overlay.reads = self.overlay.bytes = 0
         self.scan()
+        self.pages = sorted(self.overlay.pages)
         return self.overlay.reads, self.overlay.bytes
 
     # Where to hit ------------------------------------------------------------------------

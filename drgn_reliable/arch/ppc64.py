@@ -8,7 +8,6 @@ place where copy_thread() begins a stack.
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,6 +25,7 @@ from drgn_reliable.arch.base import (
     StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
+from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import MASK, StackMemory, member_offset, named_type, size_of
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, TaskKind, Walk
 from drgn_reliable.roles import CodeNames
@@ -137,12 +137,20 @@ class Facts(KernelFacts):
     def _has_old_layout(self) -> bool:
         """Whether the frames of exceptions are those before 6.2. No type and no symbol tells, but
         the code of the kernel's walk does: from a frame it loads the back chain, the return
-        address and the marker, wherever that is."""
+        address and the marker, wherever that is.
+
+        :raises MissingInformation: if the dump lacks that code, and nothing else tells.
+        """
         start = self._symbols.address("arch_stack_walk_reliable")
         code = b""
-        if start is not None:
-            with contextlib.suppress(FaultError):
-                code = self._prog.read(start, WALK_SIZE)
+        try:
+            code = self._prog.read(start, WALK_SIZE) if start is not None else code
+        except FaultError as e:
+            if self.old_ends:  # later than 6.3, it has the new one
+                raise MissingInformation(
+                    f"the dump lacks the code of arch_stack_walk_reliable at {start:#x}, which "
+                    "tells how this kernel saves registers"
+                ) from e
         loaded: dict[int, set[int]] = {}
         for (word,) in struct.iter_unpack("<I", code):
             if word & LOAD_MASK == LOAD:

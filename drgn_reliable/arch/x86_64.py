@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
@@ -155,24 +154,26 @@ class Facts(KernelFacts):
         self.user_regs_below_top = self.regs_size
         if symbols.address(FRED_ENTRY) is not None:
             self.user_regs_below_top += FRED_PADDING
-        self.fork_return_taken = self._compared_fork_return()
+        self._fork_returns = tuple(symbols.address(name) for name in FORK_RETURN)
 
+    def is_fork_return(self, pc: int) -> bool:
+        """Whether ``__unwind_start()`` knows a task that never ran by an address.
+
+        :raises drgn.FaultError: if the dump lacks the code that tells.
+        """
+        return pc in self._fork_returns and pc == self._compared_fork_return
+
+    @cached_property
     def _compared_fork_return(self) -> int | None:
-        """The address by which ``__unwind_start()`` knows a task that never ran.
-
-        From 6.6 on, until they took over commit 3bf19a0fb690, kernels compare with the C
+        """From 6.6 on, until they took over commit 3bf19a0fb690, kernels compare with the C
         function ``ret_from_fork`` and so look up the byte before ``ret_from_fork_asm``. Which
         of the two a kernel compares with is read off the function's code.
         """
-        symbols = self._symbols
-        assembly, function = (symbols.address(name) for name in FORK_RETURN)
+        assembly, function = self._fork_returns
         if assembly is None or function is None:
             return self.fork_return
-        start = symbols.required("__unwind_start")
-        try:
-            code = self._prog.read(start, 0x300)
-        except FaultError:
-            return assembly
+        start = self._symbols.required("__unwind_start")
+        code = self._prog.read(start, 0x300)
         only_function = _refers_to(code, start, function) and not _refers_to(code, start, assembly)
         return function if only_function else assembly
 
@@ -233,9 +234,11 @@ def vsyscall_page(prog: Program, symbols: Symbols) -> tuple[int, int] | None:
     mode = symbols.address("vsyscall_mode")
     if mode is None:
         return None
-    with contextlib.suppress(FaultError):
+    try:
         if prog.read_u32(mode) == _VSYSCALL_NONE:
             return None
+    except FaultError:
+        return None  # what is not known to be text is none
     return VSYSCALL_PAGE, VSYSCALL_PAGE + 4096
 
 

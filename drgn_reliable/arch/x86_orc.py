@@ -5,8 +5,6 @@ arch/x86/kernel/unwind_orc.c does, from 5.14 to 7.3. Where releases differ, a pr
 
 from __future__ import annotations
 
-import contextlib
-
 from drgn import FaultError, Program
 
 from drgn_reliable.arch.base import Parts, StackRegisters
@@ -58,9 +56,9 @@ SAMPLE_OFFSET = 0x60
 class OrcUnwinder(X86Unwinder[OrcState]):
     """See :class:`drgn_reliable.walk.Unwinder`.
 
-    :param initialised: the kernel's ``orc_init``.
+    :param initialised: the kernel's ``orc_init``; None if the dump lacks it.
     :param frame_pointers: the kernel was built with CONFIG_FRAME_POINTER, and so refuses
-        exceptions, ORC or not.
+        exceptions, ORC or not; None if the dump lacks what tells.
     """
 
     def __init__(
@@ -68,13 +66,14 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         parts: Parts,
         orc: OrcTables[Rule],
         *,
-        initialised: bool = True,
-        frame_pointers: bool = False,
+        initialised: bool | None = True,
+        frame_pointers: bool | None = False,
     ) -> None:
         super().__init__(parts)
         self.orc = orc
         self._initialised = initialised
-        self.frame_pointers = frame_pointers
+        self._refuses_exceptions = frame_pointers
+        self.frame_pointers = bool(frame_pointers)
         self.name = orc.format.name
         self._rules: dict[tuple[int, bool], Rule | None] = {}
         self._callers = CallerFinder(ABI, parts.information, parts.facts.register_offsets)
@@ -98,7 +97,9 @@ class OrcUnwinder(X86Unwinder[OrcState]):
     def start(self, task: Task, walk: Walk, *, proving: bool) -> OrcState:
         """See :class:`drgn_reliable.walk.Unwinder`."""
         state = OrcState(task, self.task_stack_memory(task, task.saved_sp), proving)
-        if not self._initialised:
+        if self._initialised is None:
+            walk.note("memory-unreadable", "orc_init is not in the dump", pc=None, sp=None)
+        elif not self._initialised:
             walk.note("orc-not-initialised", "orc_init is false", pc=None, sp=None)
         if task.on_cpu:
             self._start_running(state, walk)
@@ -120,7 +121,10 @@ class OrcUnwinder(X86Unwinder[OrcState]):
             return
         state.pc = pc
         state.bp_saved_at(frame + facts.frame_bp)
-        state.exact = pc == facts.fork_return_taken
+        try:
+            state.exact = facts.is_fork_return(pc)
+        except FaultError as e:
+            self.stop_unreadable(state, walk, e.address)
 
     def _start_running(self, state: OrcState, walk: Walk) -> None:
         registers = self.running_registers(state, walk, "ip", "sp")
@@ -140,9 +144,13 @@ class OrcUnwinder(X86Unwinder[OrcState]):
             return False
         if in_user_mode(state):
             return True
-        if self.frame_pointers and state.regs.address is not None:
+        if self._refuses_exceptions is not False and state.regs.address is not None:
             detail = f"an exception's registers at {state.regs.address:#x}"
-            walk.note("exception-frame-pointer", detail, pc=state.pc, sp=state.sp)
+            if self._refuses_exceptions:
+                walk.note("exception-frame-pointer", detail, pc=state.pc, sp=state.sp)
+            else:
+                detail += ": the unwind data that tell whether they are refused are not in the dump"
+                walk.note("memory-unreadable", detail, pc=state.pc, sp=state.sp)
         return False
 
     def excuses(self, doubt: str, state: OrcState) -> bool:
@@ -389,21 +397,27 @@ class OrcUnwinder(X86Unwinder[OrcState]):
         walk.note(reason, str(code), pc=state.pc, sp=state.sp)
 
 
-def _flag(prog: Program, address: int | None) -> bool:
+def _flag(prog: Program, address: int | None) -> bool | None:
+    """True where the kernel has no such variable; None if the dump lacks it."""
     try:
         return address is None or bool(prog.read_u8(address))
     except FaultError:
-        return True
+        return None
 
 
-def _built_with_frame_pointers(orc: OrcTables[Rule], symbols: Symbols) -> bool:
+def _built_with_frame_pointers(orc: OrcTables[Rule], symbols: Symbols) -> bool | None:
     """The configuration is rarely in a dump, but with CONFIG_FRAME_POINTER every C function's
-    frame is found from BP."""
-    votes = []
+    frame is found from BP. None if the dump lacks too many of the rules."""
+    votes, lacking = [], False
     for name in FRAME_POINTER_SAMPLE:
         address = symbols.address(name)
-        with contextlib.suppress(FaultError):
+        try:
             rule = orc.find(address + SAMPLE_OFFSET) if address else None
-            if rule:
-                votes.append(rule.sp_base is Base.BP)
+        except FaultError:
+            lacking = True
+            continue
+        if rule:
+            votes.append(rule.sp_base is Base.BP)
+    if len(votes) < 2 and all(votes) and lacking:
+        return None
     return len(votes) >= 2 and all(votes)

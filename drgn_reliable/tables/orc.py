@@ -301,8 +301,13 @@ class _Table:
         relative: int = struct.unpack("<i", self._prog.read(place, 4))[0]
         return place + relative & MASK
 
-    def _addresses(self) -> list[int]:
-        relative = struct.unpack(f"<{self._count}i", self._prog.read(self._ip, 4 * self._count))
+    def _addresses(self) -> list[int] | None:
+        """All of them; None if the dump lacks some, which the search may not touch."""
+        try:
+            data = self._prog.read(self._ip, 4 * self._count)
+        except FaultError:
+            return None
+        relative = struct.unpack(f"<{self._count}i", data)
         return [self._ip + 4 * i + value & MASK for i, value in enumerate(relative)]
 
     def find(self, address: int) -> bytes | None:

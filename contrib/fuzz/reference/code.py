@@ -53,7 +53,26 @@ class Code:
 
     def module_at(self, ip: int) -> int | None:
         """``__module_address()``."""
+        if not self._may_be_module(ip):
+            return None
         return next((mod for mod in self._modules() if self._within(mod, ip)), None)
+
+    def _may_be_module(self, ip: int) -> bool:
+        """Whether the kernel searches at all: between the bounds of all modules that ever were, of
+        which none was at 0. Small dumps lack the bounds."""
+        tree = self.m.symbol("mod_tree")
+        if tree is None or not self.m.has("mod_tree_root", "addr_min"):
+            return ip != 0
+        try:
+            found = [
+                self.m.get("mod_tree_root", tree, f"{data}addr_min") <= ip
+                and ip <= self.m.get("mod_tree_root", tree, f"{data}addr_max")
+                for data in ("", "data_")
+                if self.m.has("mod_tree_root", f"{data}addr_min")
+            ]
+        except Fault:
+            return ip != 0
+        return ip != 0 and any(found)
 
     def _modules(self) -> Iterator[int]:
         head = self.m.symbol("modules")

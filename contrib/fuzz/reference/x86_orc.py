@@ -23,6 +23,8 @@ NEW_NAMES = (
     *("undefined", "ax", "dx", "sp", "bp", "di"),
     *("r10", "r13", "prev_sp", "sp_indirect", "bp_indirect"),
 )
+CODE = 0x300
+"""Bytes of ``__unwind_start()`` that the comparison is among."""
 NEW_HASH = "137c36ad7627c4dd55932176bb0ecdbd5041fc82"
 
 
@@ -95,13 +97,22 @@ class Walk:
         self.sp = frame + FRAME & M
         self.bp = m.number(frame + 40) if self._readable(frame) else 0
         self.ip = m.number(frame + 48) if self._readable(frame) else 0
-        fork = m.symbol("ret_from_fork_asm") or m.symbol("ret_from_fork")
-        self.signal = self.ip == fork
+        self.signal = self._never_ran()
         if not self._stack_info(self.sp):
             raise Unreliable("the saved stack pointer is off the stack")
         while not self.done and (not self._on_stack(frame, 8) or self.sp <= frame):
             self.blind = True
             self.next()
+
+    def _never_ran(self) -> bool:
+        """All kernels of the dumps compare with the stub. Some of others compare with the C
+        function: only the code tells."""
+        stub, function = (self.m.symbol(f"ret_from_fork{end}") for end in ("_asm", ""))
+        if self.ip in (stub, function) and stub is not None:
+            start = self.m.need("__unwind_start")
+            for at in (start, start + CODE - 1):
+                self.m.number(at, 1)
+        return self.ip == (stub or function)
 
     def _readable(self, frame: int) -> bool:
         """Where the frame is off the stack, the walk fails whatever is there: the dump need not
