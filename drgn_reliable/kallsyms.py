@@ -82,11 +82,12 @@ def _packed_names(prog: Program, start: int, count: int, long_names: bool) -> by
     pages = _Pages(prog, start)
     data, at = pages.data, 0
     for _ in range(count):
-        if at + 1 >= len(data):
-            pages.reach(at + 2 if long_names and at < len(data) and data[at] & 0x80 else at + 1)
+        if at >= len(data):
+            pages.reach(at + 1)
         size = data[at]
         at += 1
         if size & 0x80 and long_names:
+            pages.reach(at + 1)
             size = size & 0x7F | data[at] << 7
             at += 1
         at += size

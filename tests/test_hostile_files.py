@@ -284,11 +284,22 @@ def endless_names(at: Tables) -> list[Damage]:
     return [overwrite(at["names"], b"\xff\x7f" * 2000)]
 
 
+def length_on_two_pages(at: Tables) -> list[Damage]:
+    """The first of its two bytes is the last of a page that no name before it is in."""
+    start = at["names"]
+    first = (-start & 0xFFF) + 0x1000 - 3  # behind its own length; the page before is skipped
+    return [
+        overwrite(start, bytes((first & 0x7F | 0x80, first >> 7))),
+        overwrite(start + 2 + first, b"\xff\x7f"),
+    ]
+
+
 KALLSYMS: dict[str, tuple[Callable[[Tables], list[Damage]], str]] = {
     "4 G symbols": (many_symbols, "kallsyms has 4294967295 symbols; no kernel has so many"),
     "a token without an end": (endless_token, "a token of kallsyms has more than 1024 bytes"),
     "tokens of 700 bytes": (long_tokens, r"the names in kallsyms unpack to \d{9} bytes"),
     "names of 16,383 tokens": (endless_names, "cannot be used"),
+    "a length on two pages": (length_on_two_pages, "cannot be used"),
 }
 
 

@@ -368,6 +368,16 @@ def _read_hole(s: Specimen, rng: Random) -> Damage:
     return Damage(f"hole {page:#x} in what is read", holes=[page])
 
 
+def _read_word(s: Specimen, rng: Random) -> Damage:
+    """A word of anything small that the package reads, whatever it is for."""
+    start, size = rng.choice(s.small)
+    wide = min(size, rng.choice([4, 8, 8]))
+    at = start + rng.randrange(size) // wide * wide
+    value = VALUES[rng.choice(list(VALUES))](s, rng, rng.choice(s.walkable), s.number(at, wide))
+    data = (value & (1 << 8 * wide) - 1).to_bytes(wide, s.order)
+    return Damage(f"read *{at:#x} = {data.hex()}", {at: data})
+
+
 def _module(s: Specimen, rng: Random) -> Damage | None:
     """A member of ``struct module``."""
     modules = list(s.reference.code._modules())
@@ -458,7 +468,8 @@ KINDS = (
     Kind("code-list", _K, 6, _code_list),
     Kind("code-list-hole", _K, 2, _code_list_hole),
     Kind("module-member", _K, 5, _module),
-    Kind("read-hole", _K, 4, _read_hole),
+    Kind("read-hole", _K, 8, _read_hole),
+    Kind("read-word", _K, 8, _read_word),
     Kind("btf", _O, 4, _within("__start_BTF", "__stop_BTF")),
     Kind("btf-header", _O, 1, _within("__start_BTF", 32)),
     Kind("kallsyms", _O, 4, _kallsyms),

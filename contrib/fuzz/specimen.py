@@ -100,10 +100,11 @@ class Specimen:
         """How many reads and bytes one scan takes that remembers nothing; it also finds out in
         which pages all that is that it and ``Kernel()`` read."""
         self.overlay.pages.clear()
+        self.overlay.small.clear()
         self.renew()
         self.overlay.reads = self.overlay.bytes = 0
         self.scan()
-        self.pages = sorted(self.overlay.pages)
+        self.pages, self.small = sorted(self.overlay.pages), sorted(self.overlay.small)
         return self.overlay.reads, self.overlay.bytes
 
     # Where to hit ------------------------------------------------------------------------
