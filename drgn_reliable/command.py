@@ -85,7 +85,9 @@ class CommandParser(argparse.ArgumentParser):
                 setattr(found, name, [hidden.get(word, word) for word in value])
             elif isinstance(value, str):
                 setattr(found, name, hidden.get(value, value))
-        return found, [hidden.get(word, word) for word in rest]
+        if rest:  # told here, with the usage of this command
+            self.error(f"unrecognized arguments: {' '.join(hidden.get(w, w) for w in rest)}")
+        return found, []
 
 
 def at_least(kind: type[N], least: N) -> Callable[[str], N]:

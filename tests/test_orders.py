@@ -84,9 +84,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_wrong_is_still_told(what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the last line, with the words as they were given."""
+    """In the last line, with the words as they were given, below the command's own usage."""
     command, words, message = REFUSED[what]
     with pytest.raises(SystemExit) as ended:
         understood(command, words)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.endswith(f"{message}\n")
+    told = capsys.readouterr().err
+    assert told.startswith(f"usage: drgn-reliable {command} ") and told.endswith(f"{message}\n")
