@@ -155,6 +155,9 @@ class Facts(KernelFacts):
         if symbols.address(FRED_ENTRY) is not None:
             self.user_regs_below_top += FRED_PADDING
         self._fork_returns = tuple(symbols.address(name) for name in FORK_RETURN)
+        self._unwind_start = 0
+        if None not in self._fork_returns:
+            self._unwind_start = symbols.required("__unwind_start")
 
     def is_fork_return(self, pc: int) -> bool:
         """Whether ``__unwind_start()`` knows a task that never ran by an address.
@@ -172,7 +175,7 @@ class Facts(KernelFacts):
         assembly, function = self._fork_returns
         if assembly is None or function is None:
             return self.fork_return
-        start = self._symbols.required("__unwind_start")
+        start = self._unwind_start
         code = self._prog.read(start, 0x300)
         only_function = _refers_to(code, start, function) and not _refers_to(code, start, assembly)
         return function if only_function else assembly
