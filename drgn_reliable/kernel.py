@@ -166,11 +166,7 @@ class Kernel:
 
     def expected_tasks(self) -> int:
         """About how many tasks there are, to show progress by; 0 if unknown."""
-        address = self.symbols.address("nr_threads")
-        try:
-            return self.prog.read_u32(address) if address is not None else 0
-        except FaultError:
-            return 0
+        return self.tasks.expected()
 
     def _known_architecture(self, machine: str | None) -> str:
         name = machine or machine_of(self.prog.platform)

@@ -282,6 +282,9 @@ class LiveTaskList(TaskList):
     def _check(self, what: str, task: int, before: int, reached_from: int) -> None:
         """What leads back changes as what leads on does: the kernel's own number tells."""
 
+    def _check_count(self, found: int) -> None:
+        """That is :meth:`__iter__`'s, which knows what came and went."""
+
     def __iter__(self) -> Iterator[Task]:
         found: dict[int, Task] = {}
         listed: dict[int, Task] = {}
@@ -305,14 +308,3 @@ class LiveTaskList(TaskList):
         if found:
             self.problems.clear()  # what broke the list at another reading was a change
         yield from (found or listed).values()
-
-    def _number(self, symbol: str, size: int) -> int:
-        """A counter of the kernel's, 0 where there is none."""
-        address = self._symbols.address(symbol)
-        if address is None:
-            return 0
-        try:
-            found: int = (self._prog.read_u32 if size == 4 else self._prog.read_u64)(address)
-            return found
-        except FaultError:
-            return 0

@@ -206,8 +206,16 @@ class TaskList:
     def __iter__(self) -> Iterator[Task]:
         self.problems.clear()
         self._following.clear()
-        yield from self._threads()
+        found = 0
+        for task in self._threads():
+            found += 1
+            yield task
+        self._check_count(found)
         yield from self._idle_tasks()
+
+    def expected(self) -> int:
+        """How many threads the kernel counts, idle tasks aside; 0 if the dump does not tell."""
+        return self._number("nr_threads", 4)
 
     def read(self, address: int) -> Task:
         """The task whose structure is at an address.
@@ -330,12 +338,44 @@ class TaskList:
                 f"{before:#x}; tasks between may be missing from this report"
             )
 
-    def _possible_cpus(self) -> list[int]:
+    def _check_idle(self, task: Task, cpu: int, seen: set[int]) -> None:
+        """See that a CPU's idle task is one, and no other CPU's."""
+        if task.pid or task.address in seen:
+            why = f"is PID {task.pid}" if task.pid else "is that of another CPU"
+            self.problems.append(
+                f"idle task of CPU {cpu}: {task.address:#x} {why}; its own is missing from this "
+                "report"
+            )
+        seen.add(task.address)
+
+    def _check_count(self, found: int) -> None:
+        """See that as many threads were found as the kernel counts: a list that was made to look
+        whole leaves some out. More can be: a thread is listed before it is counted, and no longer
+        counted before it is taken off (``copy_process()``, ``__unhash_process()``)."""
+        count = self.expected()
+        if found < count:
+            self.problems.append(
+                f"task list: {found} threads were found, and the kernel counts {count}; the others "
+                "are missing from this report"
+            )
+
+    def _number(self, symbol: str, size: int) -> int:
+        """A counter of the kernel's, 0 where there is none or the dump lacks it."""
+        address = self._symbols.address(symbol)
+        if address is None:
+            return 0
+        try:
+            found: int = (self._prog.read_u32 if size == 4 else self._prog.read_u64)(address)
+            return found
+        except FaultError:
+            return 0
+
+    def _possible_cpus(self) -> list[int] | None:
         try:
             return cpus_in_mask(self._prog, self._symbols.required("__cpu_possible_mask"))
         except (FaultError, MissingInformation) as e:
             self.problems.append(f"mask of possible CPUs: {missing(e)}; the idle tasks are missing")
-            return []
+            return None
 
     def _idle_tasks(self) -> Iterator[Task]:
         try:
@@ -345,7 +385,17 @@ class TaskList:
         except MissingInformation as e:
             self.problems.append(f"idle tasks: {e}")
             return
-        for cpu in self._possible_cpus():
+        cpus = self._possible_cpus()
+        if cpus is None:
+            return
+        seen: set[int] = set()
+        online = self._number("__num_online_cpus", 4)
+        if len(cpus) < online:
+            self.problems.append(
+                f"mask of possible CPUs: {len(cpus)} are in it, and {online} are online; the other "
+                "idle tasks are missing from this report"
+            )
+        for cpu in cpus:
             try:
                 base = self._prog.read_u64(offsets + 8 * cpu)
                 idle = rq.read(self._prog, runqueues + base & MASK)["idle"]
@@ -354,6 +404,7 @@ class TaskList:
                 continue
             found = self._read(idle)
             if found:
+                self._check_idle(found[0], cpu, seen)
                 if found[0].kind is TaskKind.KTHREAD:  # else its flags are not an idle task's
                     found[0].kind = TaskKind.IDLE
                 yield found[0]

@@ -152,20 +152,22 @@ def test_the_memory_of_who_waits_is_not_the_dumps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "rungs", "cause"),
+    ("content", "seconds", "rungs", "cause"),
     [
-        ("text", b"no dump", ["debug information", "headers"], "format"),
-        ("segv", b"FAULT signal SIGSEGV\n", ["debug information", "headers"], "crash"),
-        ("hang", b"FAULT hang\n", ["debug information"], "timeout"),
-        ("memory", b"FAULT memory\n", ["debug information"], "memory"),
+        (b"no dump", 60, ["debug information", "headers"], "format"),
+        (b"FAULT signal SIGSEGV\n", 60, ["debug information", "headers"], "crash"),
+        (b"FAULT hang\n", 3, ["debug information"], "timeout"),
+        (b"FAULT memory\n", 60, ["debug information"], "memory"),
     ],
+    ids=["text", "segv", "hang", "memory"],
 )
 def test_the_ladder_ends_where_no_other_rung_can_hold(
-    name: str, content: bytes, rungs: list[str], cause: str, tmp_path: Path, faults: None
+    content: bytes, seconds: int, rungs: list[str], cause: str, tmp_path: Path, faults: None
 ) -> None:
     """What would fail alike at the same cost is not tried again; the first failure is the cause."""
-    (tmp_path / name).write_bytes(content)
-    record = scan_job(Job(str(tmp_path / name)), Limits(seconds=3, memory=1 << 30))
+    path = tmp_path / "dump"
+    path.write_bytes(content)
+    record = scan_job(Job(str(path)), Limits(seconds=seconds, memory=1 << 30))
     assert [each.rung for each in record.attempts] == rungs
     assert (record.status, record.cause) == ("failed", cause)
 

@@ -54,6 +54,8 @@ INIT_TASK = 0xFFFFFFFF82A00000
 HEAP = 0xFFFF888000000000
 RUNQUEUES, PER_CPU_OFFSET, POSSIBLE = 0x2F000, 0xFFFFFFFF82300000, 0xFFFFFFFF82400000
 PER_CPU = 0xFFFF888100000000
+COUNTS = 0xFFFFFFFF82500000
+"""Where the kernel counts."""
 NOWHERE = 0xFFFF888000F00000
 """Nothing is there."""
 
@@ -309,6 +311,32 @@ def test_an_idle_task_that_cannot_be_found_is_a_problem_and_the_others_stay() ->
     assert f"{NOWHERE:#x}" in listed.problems[1]
 
 
+@pytest.mark.parametrize(
+    ("idle", "why"),
+    [(HEAP + 0x1000 * 20, "is PID 20"), (INIT_TASK, "is that of another CPU")],
+    ids=["a thread", "another's"],
+)
+def test_what_is_no_idle_task_of_a_cpu_is_told(idle: int, why: str) -> None:
+    """A run queue's pointer to it was overwritten."""
+    tasks = three_processes()
+    tasks.idle({0: INIT_TASK, 1: idle})
+    listed = tasks.list()
+    assert len(pids(listed)) == len(ALL) + 1
+    (problem,) = listed.problems
+    assert problem.startswith(f"idle task of CPU 1: {idle:#x} {why}; ")
+
+
+def test_a_mask_of_possible_cpus_that_lacks_some_that_are_online_is_told() -> None:
+    """No CPU is online that is not possible."""
+    tasks = three_processes()
+    tasks.memory.put_u32(COUNTS, 1, 2)
+    sound, listed = (tasks.list(__num_online_cpus=COUNTS + at) for at in (0, 4))
+    assert pids(sound) == pids(listed) == ALL
+    assert sound.problems == []
+    (problem,) = listed.problems
+    assert problem.startswith("mask of possible CPUs: 1 are in it, and 2 are online")
+
+
 def test_without_the_mask_of_possible_cpus_the_idle_tasks_are_missing() -> None:
     tasks = three_processes().list(__cpu_possible_mask=NOWHERE)
     assert pids(tasks) == ALL[:-1]
@@ -398,6 +426,40 @@ def test_a_pointer_that_leads_past_tasks_is_told(
     (problem,) = listed.problems
     assert f"task {tasks.at(to):#x} was reached from {tasks.node(name, at):#x}" in problem
     assert problem.endswith("tasks between may be missing from this report")
+
+
+@pytest.mark.parametrize(
+    ("count", "problem"),
+    [
+        pytest.param(5, "", id="as many as were found"),
+        pytest.param(4, "", id="one is listed and not yet counted"),
+        pytest.param(6, "5 threads were found, and the kernel counts 6", id="one is missing"),
+        pytest.param(None, "", id="not in the dump"),
+    ],
+)
+def test_threads_are_held_against_the_kernels_own_count(count: int | None, problem: str) -> None:
+    """``nr_threads`` has no idle tasks in it."""
+    tasks = three_processes()
+    if count is not None:
+        tasks.memory.put_u32(COUNTS, count)
+    listed = tasks.list(nr_threads=COUNTS)
+    assert pids(listed) == ALL
+    assert [line.split("; ")[0] for line in listed.problems] == [f"task list: {problem}"] * bool(
+        problem
+    )
+
+
+def test_a_list_that_was_made_to_look_whole_is_told() -> None:
+    """A thread is taken out both ways, as damage seldom does it, but somebody might."""
+    tasks = three_processes()
+    tasks.memory.put_list(
+        tasks.at(10) + 0x808, *[tasks.node("thread_node", pid) for pid in (10, 12)]
+    )
+    tasks.memory.put_u32(COUNTS, 5)
+    listed = tasks.list(nr_threads=COUNTS)
+    assert pids(listed) == [1, 10, 12, 20, 0]
+    (problem,) = listed.problems
+    assert problem.startswith("task list: 4 threads were found, and the kernel counts 5; ")
 
 
 def test_a_process_whose_leader_is_not_readable_but_for_its_list_node() -> None:

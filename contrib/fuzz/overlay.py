@@ -9,7 +9,8 @@ import drgn
 
 PAGE = 4096
 FEW = 256
-"""Bytes: what is read of variables, structures and entries of tables; of code it is more."""
+"""Bytes: what is read of variables, structures and entries of tables. Of code it is more, and the
+names in kallsyms are read byte by byte."""
 M = (1 << 64) - 1
 
 
@@ -44,7 +45,7 @@ class Overlay:
         """What drgn calls."""
         self.reads += 1
         self.bytes += count
-        if count <= FEW:
+        if 1 < count <= FEW:
             self.small.add((address, count))
         self.pages.update(range(address & ~(PAGE - 1), address + count, PAGE))
         if self.reads > self.limit:
