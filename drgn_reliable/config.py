@@ -8,7 +8,7 @@ from drgn import FaultError
 
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.memory import Layout, member_offset
+from drgn_reliable.memory import Layout, member_offset, number_at
 
 __all__ = (
     "ABSENT",
@@ -38,10 +38,7 @@ def variable(kernel: Kernel, name: str) -> int | None:
     place = kernel.symbols.address(name)
     if place is None:
         raise LookupError(name)
-    try:
-        return int(kernel.prog.read_u32(place))
-    except FaultError:
-        return None
+    return number_at(kernel.prog, place, 4)
 
 
 def _mode(kernel: Kernel, name: str, modes: tuple[str, ...]) -> str | None:
@@ -124,11 +121,7 @@ def pointer_authentication(kernel: Kernel) -> str | None:
 def taint_masks(kernel: Kernel) -> tuple[int | None, dict[str, int]]:
     """``tainted_mask``, None if the dump lacks it; and the ``taints`` of the modules that have any
     and that can be read."""
-    place = kernel.symbols.address("tainted_mask")
-    try:
-        mask = int(kernel.prog.read_u64(place)) if place is not None else None
-    except FaultError:
-        mask = None
+    mask = number_at(kernel.prog, kernel.symbols.address("tainted_mask"), 8)
     try:
         layout = Layout(kernel.prog.type("struct module"), {"taints": "taints"})
     except (LookupError, MissingInformation):

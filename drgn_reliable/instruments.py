@@ -7,11 +7,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from drgn import FaultError
-
 from drgn_reliable.bpfcode import bpf_role
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.memory import gather
+from drgn_reliable.memory import gather, number_at
 from drgn_reliable.model import CodeRole
 from drgn_reliable.patches import Patch
 
@@ -68,10 +66,8 @@ def _graph_active(kernel: Kernel) -> bool | None:
     place = kernel.symbols.address("ftrace_graph_active")
     if place is None:
         return False if kernel.graph.trampoline is None else None
-    try:
-        return bool(kernel.prog.read_u32(place))
-    except FaultError:
-        return None
+    active = number_at(kernel.prog, place, 4)
+    return None if active is None else bool(active)
 
 
 def _kprobes(kernel: Kernel) -> tuple[int | None, int | None, int | None, int | None]:

@@ -116,7 +116,7 @@ class Kernel:
             self.facts.registers,
             use_file=self.facts.file_has_pc,
         )
-        self.modules = ModuleList(prog, symbols.address("modules"), symbols.address("mod_tree"))
+        self.modules = ModuleList.of_kernel(prog, symbols)
         page_size = number_in(self.vmcoreinfo, "PAGESIZE", 4096)
         self.generated = GeneratedText(prog, symbols, page_size)
         self.graph = FunctionGraph(prog, symbols)

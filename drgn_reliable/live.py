@@ -232,9 +232,7 @@ class LiveKernel:
     def _all_code(self) -> tuple[Any, ...]:
         """All code beside the kernel's own, as its lists tell of it now."""
         kernel = self._kernel
-        modules = ModuleList(
-            self._prog, kernel.symbols.address("modules"), kernel.symbols.address("mod_tree")
-        )
+        modules = ModuleList.of_kernel(self._prog, kernel.symbols)
         generated = GeneratedText(self._prog, kernel.symbols, kernel.generated.page_size)
         everything = generated.everything()
         regions = tuple((module.address, module.regions) for module in modules)

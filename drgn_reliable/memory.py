@@ -31,6 +31,7 @@ __all__ = (
     "member_type",
     "missing",
     "named_type",
+    "number_at",
     "pointed_type",
     "size_of",
     "word_places",
@@ -255,6 +256,20 @@ class Layout:
             return found
 
         return read
+
+
+_READERS = {1: Program.read_u8, 4: Program.read_u32, 8: Program.read_u64}
+
+
+def number_at(prog: Program, place: int | None, size: int) -> int | None:
+    """The unsigned number of 1, 4 or 8 bytes at an address; None for no address, as of a variable
+    that a kernel does not have, and where the dump lacks it."""
+    if place is None:
+        return None
+    try:
+        return int(_READERS[size](prog, place))
+    except FaultError:
+        return None
 
 
 class BrokenList(Exception):

@@ -15,7 +15,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from drgn_reliable.kernel import Kernel
-from drgn_reliable.memory import byte_order
+from drgn_reliable.memory import byte_order, number_at
 from drgn_reliable.symbols import Symbols
 
 __all__ = ("OrcTable", "modules_without_orc", "orc_table", "unwind_metadata")
@@ -62,11 +62,8 @@ def orc_table(prog: Program, symbols: Symbols, whole: bool) -> OrcTable | None:
 
 
 def _enabled(prog: Program, symbols: Symbols) -> bool | None:
-    place = symbols.address("orc_init")
-    try:
-        return bool(prog.read_u8(place)) if place is not None else None
-    except FaultError:
-        return None
+    found = number_at(prog, symbols.address("orc_init"), 1)
+    return None if found is None else bool(found)
 
 
 def _target(prog: Program, place: int) -> int | None:

@@ -26,7 +26,7 @@ from drgn_reliable.memory import (
     pointed_type,
     size_of,
 )
-from drgn_reliable.symbols import ModuleSymbols, Named, module_symbols
+from drgn_reliable.symbols import ModuleSymbols, Named, Symbols, module_symbols
 
 __all__ = ("Module", "ModuleList", "Region")
 
@@ -99,6 +99,11 @@ class ModuleList:
             self.problem = f"modules: structure at {address:#x} {missing(e)}"
         except BrokenList as e:
             self.problem = f"modules: {e}"
+
+    @classmethod
+    def of_kernel(cls, prog: Program, symbols: Symbols) -> ModuleList:
+        """Those that a kernel has now."""
+        return cls(prog, symbols.address("modules"), symbols.address("mod_tree"))
 
     def __iter__(self) -> Iterator[Module]:
         return iter(self._modules)

@@ -55,10 +55,8 @@ class _Raw(io.FileIO):
     """A file that tells its own errors from those of others."""
 
     def write(self, data: Buffer, /) -> int:
-        try:
+        with writing():
             return super().write(data)
-        except OSError as e:
-            raise NotWritten(e.errno, e.strerror) from e
 
     def truncate(self, size: int | None = None, /) -> int:
         with writing():

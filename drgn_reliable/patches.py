@@ -21,6 +21,7 @@ from drgn_reliable.memory import (
     gather,
     list_nodes,
     member_offset,
+    number_at,
 )
 from drgn_reliable.symbols import Symbols
 
@@ -160,11 +161,8 @@ class Patches:
         return self._number("klp_signals_cnt")
 
     def _number(self, symbol: str) -> int | None:
-        place = self._symbols.address(symbol)
-        try:
-            return None if place is None else _signed(self._prog.read_u32(place))
-        except FaultError:
-            return None
+        found = number_at(self._prog, self._symbols.address(symbol), 4)
+        return None if found is None else _signed(found)
 
     def replacing(self, address: int) -> tuple[Patch, list[PatchedFunction]] | None:
         """The patch in one of whose new functions an address lies, the newest if there are
@@ -194,11 +192,7 @@ class Patches:
     def transition(self) -> int | None:
         """Address of the patch that is being applied or removed right now, 0 if none is; None if
         the kernel has no livepatching or the dump does not tell."""
-        place = self._symbols.address("klp_transition_patch")
-        try:
-            return int(self._prog.read_u64(place)) if place is not None else None
-        except FaultError:
-            return None
+        return number_at(self._prog, self._symbols.address("klp_transition_patch"), 8)
 
     @property
     def in_transition(self) -> Patch | None:

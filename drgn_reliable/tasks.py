@@ -25,6 +25,7 @@ from drgn_reliable.memory import (
     container_nodes,
     missing,
     named_type,
+    number_at,
     size_of,
 )
 from drgn_reliable.model import (
@@ -361,14 +362,7 @@ class TaskList:
 
     def _number(self, symbol: str, size: int) -> int:
         """A counter of the kernel's, 0 where there is none or the dump lacks it."""
-        address = self._symbols.address(symbol)
-        if address is None:
-            return 0
-        try:
-            found: int = (self._prog.read_u32 if size == 4 else self._prog.read_u64)(address)
-            return found
-        except FaultError:
-            return 0
+        return number_at(self._prog, self._symbols.address(symbol), size) or 0
 
     def _possible_cpus(self) -> list[int] | None:
         try:

@@ -8,9 +8,6 @@ from collections.abc import Callable
 import drgn
 
 PAGE = 4096
-FEW = 256
-"""Bytes: what is read of variables, structures and entries of tables. Of code it is more, and the
-names in kallsyms are read byte by byte."""
 M = (1 << 64) - 1
 
 
@@ -24,8 +21,8 @@ class Overlay:
     :param read: gives the memory beneath.
 
     :attr:`reads` and :attr:`bytes` count what a program has read through :meth:`segment`,
-    :attr:`pages` are those that it was in, :attr:`small` address and size of what was not large,
-    and :exc:`TooMuch` is raised when there are more than :attr:`limit` reads.
+    :attr:`trace` is told address and size of each read, and :exc:`TooMuch` is raised when there are
+    more than :attr:`limit` reads.
     """
 
     def __init__(self, read: Callable[[int, int], bytes]) -> None:
@@ -33,8 +30,7 @@ class Overlay:
         self._kept: dict[int, bytes] = {}
         self._changed: dict[int, bytearray | None] = {}
         self.reads = self.bytes = 0
-        self.pages: set[int] = set()
-        self.small: set[tuple[int, int]] = set()
+        self.trace: Callable[[int, int], None] | None = None
         self.limit = 1 << 62
 
     def lay_over(self, prog: drgn.Program) -> None:
@@ -45,9 +41,8 @@ class Overlay:
         """What drgn calls."""
         self.reads += 1
         self.bytes += count
-        if 1 < count <= FEW:
-            self.small.add((address, count))
-        self.pages.update(range(address & ~(PAGE - 1), address + count, PAGE))
+        if self.trace:
+            self.trace(address, count)
         if self.reads > self.limit:
             raise TooMuch(f"{self.reads} reads, the last at {address:#x}")
         return self.read(address, count)

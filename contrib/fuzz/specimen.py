@@ -8,10 +8,13 @@ from functools import cached_property
 
 import drgn
 
-from contrib.fuzz.overlay import M, Overlay
+from contrib.fuzz.overlay import PAGE, M, Overlay
 from contrib.fuzz.reference import Answer, Machine, Reference, Verdict
 from drgn_reliable import Kernel, Scanner, TaskReport, open_dump
 
+FEW = 256
+"""Bytes: what is read of variables, structures and entries of tables. Of code it is more, and the
+names in kallsyms are read byte by byte."""
 SCANS = 200
 """After so many scans the package's memory of nonsense is dropped."""
 SHADOW = 1 << 16
@@ -97,14 +100,22 @@ class Specimen:
         return list(self.scanner.reports(self.kernel.tasks))
 
     def measured_reads(self) -> tuple[int, int]:
-        """How many reads and bytes one scan takes that remembers nothing; it also finds out in
-        which pages all that is that it and ``Kernel()`` read."""
-        self.overlay.pages.clear()
-        self.overlay.small.clear()
+        """How many reads and bytes one scan takes that remembers nothing; it also finds out what
+        all that is that it and ``Kernel()`` read, and in which pages."""
+        pages: set[int] = set()
+        small: set[tuple[int, int]] = set()
+
+        def met(address: int, size: int) -> None:
+            pages.update(range(address & ~(PAGE - 1), address + size, PAGE))
+            if 1 < size <= FEW:
+                small.add((address, size))
+
+        self.overlay.trace = met
         self.renew()
         self.overlay.reads = self.overlay.bytes = 0
         self.scan()
-        self.pages, self.small = sorted(self.overlay.pages), sorted(self.overlay.small)
+        self.overlay.trace = None
+        self.pages, self.small = sorted(pages), sorted(small)
         return self.overlay.reads, self.overlay.bytes
 
     # Where to hit ------------------------------------------------------------------------

@@ -6,11 +6,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
-from drgn import FaultError, Program
+from drgn import Program
 
 from drgn_reliable.arch.base import KernelFacts, Range
 from drgn_reliable.errors import MissingInformation
-from drgn_reliable.memory import MASK, member_offset, member_type, named_type, size_of
+from drgn_reliable.memory import (
+    MASK,
+    member_offset,
+    member_type,
+    named_type,
+    number_at,
+    size_of,
+)
 from drgn_reliable.model import CodeRole
 from drgn_reliable.roles import CodeNames
 from drgn_reliable.symbols import Symbols
@@ -234,13 +241,8 @@ class Facts(KernelFacts):
 def vsyscall_page(prog: Program, symbols: Symbols) -> tuple[int, int] | None:
     """First address of the page that the kernel takes for text though no kernel function is
     there, and the address behind it; None if it is switched off."""
-    mode = symbols.address("vsyscall_mode")
-    if mode is None:
-        return None
-    try:
-        if prog.read_u32(mode) == _VSYSCALL_NONE:
-            return None
-    except FaultError:
+    mode = number_at(prog, symbols.address("vsyscall_mode"), 4)
+    if mode is None or mode == _VSYSCALL_NONE:
         return None  # what is not known to be text is none
     return VSYSCALL_PAGE, VSYSCALL_PAGE + 4096
 

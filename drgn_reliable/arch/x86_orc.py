@@ -12,7 +12,7 @@ from drgn_reliable.arch.callers import CallerFinder, Outcome
 from drgn_reliable.arch.x86_64 import ABI, USER_MODE, direct_call_target
 from drgn_reliable.arch.x86_state import OrcState
 from drgn_reliable.arch.x86_unwinder import X86Unwinder, in_user_mode
-from drgn_reliable.memory import MASK
+from drgn_reliable.memory import MASK, number_at
 from drgn_reliable.model import CodeKind, End, FoundBy, Walk
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tables.orc import FRAME_POINTER_RULE, Base, OrcTables, Rule, Shape, orc_format
@@ -399,10 +399,8 @@ class OrcUnwinder(X86Unwinder[OrcState]):
 
 def _flag(prog: Program, address: int | None) -> bool | None:
     """True where the kernel has no such variable; None if the dump lacks it."""
-    try:
-        return address is None or bool(prog.read_u8(address))
-    except FaultError:
-        return None
+    found = 1 if address is None else number_at(prog, address, 1)
+    return None if found is None else bool(found)
 
 
 def _built_with_frame_pointers(orc: OrcTables[Rule], symbols: Symbols) -> bool | None:
@@ -418,6 +416,6 @@ def _built_with_frame_pointers(orc: OrcTables[Rule], symbols: Symbols) -> bool |
             continue
         if rule:
             votes.append(rule.sp_base is Base.BP)
-    if len(votes) < 2 and all(votes) and lacking:
-        return None
-    return len(votes) >= 2 and all(votes)
+    if not all(votes):
+        return False
+    return True if len(votes) >= 2 else None if lacking else False
