@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +22,10 @@ CONFORMING = pytest.StashKey[list[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Let Ctrl-C reach what tests start, though a shell began them in the background."""
     config.stash[CONFORMING] = []
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import struct
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -213,7 +212,7 @@ def _page_table(s: Specimen, rng: Random) -> Damage | None:
 
 
 def program(s: Specimen, kind: Kind, damage: Damage) -> drgn.Program:
-    """A program of the damaged file or page tables.
+    """A program of the damaged file, which is kept in memory alone, or page tables.
 
     :raises drgn_reliable.ReliableError: as ``open_dump()`` does.
     """
@@ -224,13 +223,10 @@ def program(s: Specimen, kind: Kind, damage: Damage) -> drgn.Program:
         data[at : at + len(new)] = new
     if damage.what.startswith(TRUNCATE):
         del data[damage.holes[0] :]
-    handle, path = tempfile.mkstemp(suffix=".kdump")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        return open_dump(path, search=False)
-    finally:
-        Path(path).unlink()
+    with os.fdopen(os.memfd_create("damaged"), "wb") as file:
+        file.write(data)
+        file.flush()
+        return open_dump(f"/proc/self/fd/{file.fileno()}", search=False)
 
 
 def same_metadata(s: Specimen, prog: drgn.Program) -> bool:
