@@ -119,7 +119,6 @@ def _receive(file: IO[bytes]) -> bytes | None:
 
 def serve() -> None:
     """Walk what standard input says, and answer on standard output, until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
     logging.disable()  # drgn tells that one what is to be told
     orders, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
@@ -185,6 +184,7 @@ class _Walker:
                 [sys.executable, "-c", _START.format(path=sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the process that asks, which ends this one
             )
         except OSError as e:
             raise DumpError(
@@ -261,8 +261,8 @@ class ParallelScanner(Scanner):
 
     def reports(self, tasks: Iterable[Task]) -> Iterator[TaskReport]:
         """The reports of tasks, in their order."""
-        self._walkers = [_Walker(self._order) for _ in range(self._count)]
-        free = deque(self._walkers)
+        self._walkers.clear()
+        free: deque[_Walker] = deque()
 
         def take() -> None:
             self._mine.walker = free.popleft()
@@ -271,6 +271,9 @@ class ParallelScanner(Scanner):
         on_their_way: deque[tuple[list[Task], Future[list[_Known | _Own]]]] = deque()
         with ThreadPoolExecutor(self._count, initializer=take) as pool:
             try:
+                for _ in range(self._count):
+                    self._walkers.append(_Walker(self._order))
+                free.extend(self._walkers)
                 while portion := list(islice(each, _PORTION)):
                     on_their_way.append((portion, pool.submit(self._walk, portion)))
                     if len(on_their_way) > _WAITING * self._count:
