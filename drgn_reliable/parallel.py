@@ -27,6 +27,7 @@ import msgspec
 from drgn import FaultError
 
 from drgn_reliable.errors import DumpError, ReliableError
+from drgn_reliable.interrupts import held_back
 from drgn_reliable.kernel import Kernel
 from drgn_reliable.model import (
     Frames,
@@ -271,8 +272,8 @@ class ParallelScanner(Scanner):
         on_their_way: deque[tuple[list[Task], Future[list[_Known | _Own]]]] = deque()
         with ThreadPoolExecutor(self._count, initializer=take) as pool:
             try:
-                for _ in range(self._count):
-                    self._walkers.append(_Walker(self._order))
+                with held_back(signal.SIGINT):
+                    self._walkers += [_Walker(self._order) for _ in range(self._count)]
                 free.extend(self._walkers)
                 while portion := list(islice(each, _PORTION)):
                     on_their_way.append((portion, pool.submit(self._walk, portion)))

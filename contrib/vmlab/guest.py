@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import re
+import signal
 import struct
 import subprocess
 import tempfile
@@ -14,7 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
 from typing import IO
+
+from drgn_reliable.interrupts import held_back
 
 from .qmp import Qmp, QmpError, QmpLost
 
@@ -130,18 +134,21 @@ def running(command: list[str], log: Path, say: Say, seconds: float = 30.0) -> I
         scratch = Path(directory)
         socket = scratch / "qmp"
         command = [*command, "-qmp", f"unix:{socket},server=on,wait=off"]
-        with _process(command) as process:
-            assert process.stdout is not None
-            console = Console(process.stdout, file, say)
+        with contextlib.ExitStack() as ending:
+            with held_back(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                process = ending.enter_context(
+                    subprocess.Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT)
+                )
+                assert process.stdout is not None
+                console = Console(process.stdout, file, say)
+                ending.callback(console.end)
+                ending.callback(process.kill)
             try:
                 with contextlib.closing(_qmp(socket, process, seconds)) as qmp:
                     yield Guest(console, qmp, scratch)
             except QmpLost:
                 _ended(process, console)
                 raise
-            finally:
-                process.kill()
-                console.end()
 
 
 def _qmp(socket: Path, process: subprocess.Popen[bytes], seconds: float) -> Qmp:
@@ -159,14 +166,3 @@ def _ended(process: subprocess.Popen[bytes], console: Console) -> None:
         process.wait(1)
         console.end()
         console.look()
-
-
-@contextlib.contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
