@@ -14,16 +14,23 @@ from typing import NamedTuple
 
 from drgn import Program, TypeKind
 
-from drgn_reliable.memory import MASK, Layout, byte_order, member_offset, pointed_type, size_of
+from drgn_reliable.memory import (
+    MASK,
+    BrokenList,
+    Layout,
+    byte_order,
+    member_offset,
+    pointed_type,
+    size_of,
+)
 from drgn_reliable.symbols import Symbols
 from drgn_reliable.tasks import Task
 
 __all__ = ("Cursor", "FunctionGraph", "ReturnProbes")
 
-_ARRAY_LIMIT = 50
-"""``FTRACE_RETFUNC_DEPTH``: entries of the array form (before 6.11)."""
-_WORD_LIMIT = 8192
-"""The shadow stack of words never exceeds one page of 64 KiB."""
+_ENTRY_LIMIT = 2048
+"""Entries of a shadow stack: the array has 50 (``FTRACE_RETFUNC_DEPTH``, before 6.11), the stack of
+words is a page of at most 64 KiB, of which an entry takes four words."""
 _DISTANCE_MASK = 0x3FF
 """Bits of a shadow word that tell how many words below it its entry begins."""
 _NODE_LIMIT = 4096
@@ -67,6 +74,7 @@ class FunctionGraph:
         :param slot: the key that was stored at the function's entry: on x86 the address of the
             stack slot that holds the return address.
         :raises drgn.FaultError: if the dump lacks the shadow stack.
+        :raises BrokenList: if it has more entries than there can be.
         """
         if not task.ret_stack:
             return None
@@ -79,6 +87,7 @@ class FunctionGraph:
         as calls in tail position leave, only one has an address.
 
         :raises drgn.FaultError: if the dump lacks the shadow stack.
+        :raises BrokenList: if it has more entries than there can be.
         """
         if self.trampoline is None or not task.ret_stack:
             return 0
@@ -87,9 +96,11 @@ class FunctionGraph:
 
     def _each_entry(self, task: Task) -> Iterator[tuple[int, dict[str, int]]]:
         """Index and contents of the array's entries, the oldest first."""
-        for index in range(min(task.ret_stack_used + 1, _ARRAY_LIMIT)):
-            place = task.ret_stack + index * self._entry_size
-            yield index, self._entry.read(self._prog, place & MASK)
+        for index in range(task.ret_stack_used + 1):
+            place = task.ret_stack + index * self._entry_size & MASK
+            if index == _ENTRY_LIMIT:
+                raise BrokenList(place, f"more than {_ENTRY_LIMIT} entries")
+            yield index, self._entry.read(self._prog, place)
 
     def _find_entry(self, task: Task, cursor: Cursor, slot: int) -> int | None:
         found = (entry["ret"] for _, entry in self._each_entry(task) if entry["slot"] == slot)
@@ -97,9 +108,12 @@ class FunctionGraph:
 
     def _each_word(self, task: Task, offset: int) -> Iterator[tuple[int, dict[str, int]]]:
         """Offset in words and contents of the entries below an offset, the youngest first."""
-        if offset > _WORD_LIMIT:
-            return
+        seen = 0
         while offset > 0:
+            if seen == _ENTRY_LIMIT:
+                at = task.ret_stack + 8 * offset & MASK
+                raise BrokenList(at, f"more than {_ENTRY_LIMIT} entries")
+            seen += 1
             offset -= 1
             distance = self._prog.read_u64(task.ret_stack + 8 * offset & MASK) & _DISTANCE_MASK
             if not 0 < distance <= offset:

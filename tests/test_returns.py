@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from drgn import FaultError
 
+from drgn_reliable.memory import BrokenList
 from drgn_reliable.model import TaskKind
 from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
 from drgn_reliable.tasks import Task
@@ -103,13 +104,40 @@ def test_array_lookups_do_not_depend_on_each_other() -> None:
     assert found == [REAL_C, REAL_A, REAL_C]
 
 
-def test_an_array_has_at_most_50_entries_whatever_the_index_says() -> None:
-    """FTRACE_RETFUNC_DEPTH: a corrupt index leads neither out of the array nor around it."""
-    entries = [(REAL_A + i, SLOT_A + 8 * i) for i in range(50)]
-    graph = array_graph(entries)
+def test_an_array_is_followed_as_far_as_the_index_says() -> None:
+    """The kernel does not hold it against FTRACE_RETFUNC_DEPTH: what is behind the array is
+    compared, too, until memory ends."""
+    graph = array_graph([(REAL_A + i, SLOT_A + 8 * i) for i in range(60)])
     corrupt = task(ret_stack=SHADOW, used=0x7FFFFFFF)
-    assert graph.find(corrupt, Cursor(), SLOT_A + 8 * 49) == REAL_A + 49
-    assert graph.find(corrupt, Cursor(), SLOT_A + 8 * 50) is None
+    assert graph.find(corrupt, Cursor(), SLOT_A + 8 * 59) == REAL_A + 59
+    with pytest.raises(FaultError):
+        graph.find(corrupt, Cursor(), SLOT_A + 8 * 60)
+
+
+def array_of(count: int) -> tuple[FunctionGraph, Task]:
+    """A tracer, and a task with an array of so many equal entries."""
+    return array_graph([(REAL_A, SLOT_A)] * count), task(ret_stack=SHADOW, used=count - 1)
+
+
+def words_of(count: int) -> tuple[FunctionGraph, Task]:
+    """The same with a stack of words."""
+    words = entry(REAL_A, SLOT_A) * count
+    return word_graph(*words), task(ret_stack=SHADOW, used=len(words))
+
+
+@pytest.mark.parametrize("many", [array_of, words_of])
+def test_more_entries_than_there_can_be_are_no_list(
+    many: Callable[[int], tuple[FunctionGraph, Task]],
+) -> None:
+    """A page of 64 KiB has 2048. Of more nobody can tell which are there."""
+    graph, traced = many(2048)
+    assert graph.recorded(traced) == 2048
+    assert graph.find(traced, Cursor(), SLOT_B) is None
+    graph, traced = many(2049)
+    with pytest.raises(BrokenList, match="more than 2048 entries"):
+        graph.recorded(traced)
+    with pytest.raises(BrokenList, match="more than 2048 entries"):
+        graph.find(traced, Cursor(), SLOT_B)
 
 
 def test_an_array_that_the_dump_lacks_raises_a_fault() -> None:
@@ -230,8 +258,6 @@ def test_each_walk_begins_at_the_youngest_entry() -> None:
     [
         pytest.param(len(THREE_CALLS) - 4, None, id="an entry that has been popped"),
         pytest.param(-4, None, id="negative"),
-        pytest.param(8193, None, id="more than any shadow stack holds"),
-        pytest.param(0x7FFFFFFF, None, id="the greatest"),
     ],
 )
 def test_a_shadow_stack_of_words_ends_where_the_task_says(used: int, found: int | None) -> None:
@@ -239,9 +265,11 @@ def test_a_shadow_stack_of_words_ends_where_the_task_says(used: int, found: int 
     assert graph.find(task(ret_stack=SHADOW, used=used), Cursor(), SLOT_A) is found
 
 
-def test_words_that_the_dump_lacks_raise_a_fault() -> None:
+@pytest.mark.parametrize("used", [4, 8193, 0x7FFFFFFF])
+def test_words_that_the_dump_lacks_raise_a_fault(used: int) -> None:
+    """As far above the shadow stack as a corrupt task says: there the kernel reads, too."""
     with pytest.raises(FaultError):
-        word_graph().find(task(ret_stack=SHADOW, used=4), Cursor(), SLOT_A)
+        word_graph().find(task(ret_stack=SHADOW, used=used), Cursor(), SLOT_A)
 
 
 def test_words_beyond_the_end_of_memory_raise_a_fault() -> None:

@@ -15,7 +15,14 @@ from drgn import FaultError, Program
 
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.frameinfo import FrameInformation
-from drgn_reliable.memory import MASK, StackMemory, byte_order, member_offset, size_of
+from drgn_reliable.memory import (
+    MASK,
+    BrokenList,
+    StackMemory,
+    byte_order,
+    member_offset,
+    size_of,
+)
 from drgn_reliable.model import End, FoundBy, Walk
 from drgn_reliable.returns import Cursor, FunctionGraph, ReturnProbes
 from drgn_reliable.symbols import Symbols
@@ -380,9 +387,9 @@ class StackUnwinder(Unwinder[S]):
             self.stop_unreadable(state, walk, address)
         return word
 
-    def stop_unreadable(self, state: S, walk: Walk, address: int) -> None:
-        """The dump lacks memory that the next step needs."""
-        detail = f"{address:#x} is not in the dump"
+    def stop_unreadable(self, state: S, walk: Walk, address: int, detail: str = "") -> None:
+        """The dump lacks memory that the next step needs, or gives it without an end."""
+        detail = detail or f"{address:#x} is not in the dump"
         walk.note("memory-unreadable", detail, pc=state.pc or None, sp=state.sp, value=address)
         state.done = True
 
@@ -433,8 +440,11 @@ class StackUnwinder(Unwinder[S]):
         dump lacks the list."""
         try:
             pc = self._graph.find(state.task, state.cursor, key)
-        except FaultError:
-            self.stop_unreadable(state, walk, state.task.ret_stack)
+        except FaultError as e:
+            self.stop_unreadable(state, walk, e.address)
+            return None
+        except BrokenList as e:
+            self.stop_unreadable(state, walk, e.address, f"the tracer's {e}")
             return None
         if pc is None:
             detail = f"no entry for {key:#x} on the tracer's stack"
@@ -456,8 +466,8 @@ class StackUnwinder(Unwinder[S]):
             walk.note("rethook-task-runnable", detail, pc=state.pc, sp=state.sp, value=key)
         try:
             pc = self._probes.find(state.task, state.cursor, key)
-        except FaultError:
-            self.stop_unreadable(state, walk, state.task.return_hooks)
+        except FaultError as e:
+            self.stop_unreadable(state, walk, e.address)
             return None
         if pc is None:
             detail = f"no probed return is recorded for {key:#x}"
@@ -484,7 +494,7 @@ class StackUnwinder(Unwinder[S]):
             ("rethook-entries-mismatch", self._probes.recorded, state.cursor.probes_found),
         )
         for reason, recorded, found in counts:
-            with contextlib.suppress(FaultError):
+            with contextlib.suppress(FaultError, BrokenList):
                 count = recorded(state.task)
                 if count != found:
                     detail = f"{count} return addresses are recorded, {found} were met"
@@ -507,7 +517,7 @@ class StackUnwinder(Unwinder[S]):
         walk: a return address that a tracer keeps, or an overwritten end of the stack."""
         try:
             recorded = self._graph.recorded(task) or self._probes.recorded(task)
-        except FaultError:
+        except (FaultError, BrokenList):
             return False
         return not recorded and self._magic(task) in (STACK_END_MAGIC, None)
 
