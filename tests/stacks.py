@@ -13,7 +13,7 @@ from typing import Any
 
 from drgn import FaultError
 
-from drgn_reliable.arch.base import Range
+from drgn_reliable.arch.kernelfacts import Range
 from drgn_reliable.arch.x86_64 import STARTUP, Facts, vsyscall_page
 from drgn_reliable.arch.x86_orc import OrcUnwinder
 from drgn_reliable.tables.orc import Base, Rule, Shape

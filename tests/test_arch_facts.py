@@ -13,7 +13,7 @@ import pytest
 from drgn import FaultError, Object
 
 from drgn_reliable.arch import arm64, ppc64, s390x, x86_64
-from drgn_reliable.arch.base import KernelFacts, Range
+from drgn_reliable.arch.kernelfacts import KernelFacts, Range
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.model import TaskKind
 from tests.fakes import FakeMemory, FakeSymbols, FakeTypes

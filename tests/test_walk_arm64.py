@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from drgn_reliable.arch.arm64 import ARCHITECTURE, META_FINAL, META_PT_REGS, Arm64Unwinder, Facts
-from drgn_reliable.arch.base import Range
+from drgn_reliable.arch.kernelfacts import Range
 from drgn_reliable.model import FoundBy, TaskKind
 from drgn_reliable.walk import walk_task
 from tests.walkers import (

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from drgn import FaultError
 
-from drgn_reliable.arch.base import Range
+from drgn_reliable.arch.kernelfacts import Range
 from drgn_reliable.arch.loongarch64 import (
     ARCHITECTURE,
     FORMAT,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from drgn_reliable.arch.base import Range
+from drgn_reliable.arch.kernelfacts import Range
 from drgn_reliable.arch.ppc64 import (
     ARCHITECTURE,
     MARKER_AT,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from drgn_reliable.arch.base import Range
+from drgn_reliable.arch.kernelfacts import Range
 from drgn_reliable.arch.s390x import ARCHITECTURE, USER_MODE, Facts, S390xUnwinder
 from drgn_reliable.model import FoundBy, TaskKind
 from drgn_reliable.walk import walk_task

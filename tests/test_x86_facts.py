@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from drgn import FaultError, offsetof
 
-from drgn_reliable.arch.base import Range
+from drgn_reliable.arch.kernelfacts import Range
 from drgn_reliable.arch.x86_64 import REGISTERS, Facts
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.files.notes import iter_notes, pack_note

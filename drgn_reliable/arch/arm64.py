@@ -17,14 +17,13 @@ from drgn import FaultError, Program, TypeKind
 from drgn_reliable.arch.base import (
     Architecture,
     CpuRegisters,
-    KernelFacts,
     Parts,
-    Range,
     StackRegisters,
     StackState,
     StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
+from drgn_reliable.arch.kernelfacts import KernelFacts, Range
 from drgn_reliable.files.vmcoreinfo import number_in, values_of
 from drgn_reliable.memory import MASK, StackMemory, member_type
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, Walk
@@ -123,7 +122,7 @@ class Facts(KernelFacts):
         return self.user_regs(stack) + self.record_offset
 
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
-        """See :class:`drgn_reliable.arch.base.KernelFacts`
+        """See :class:`drgn_reliable.arch.kernelfacts.KernelFacts`
         (arch/arm64/include/asm/stacktrace.h)."""
         prog, symbols, base = self._prog, self._symbols, self.per_cpu_base(cpu)
 

@@ -20,15 +20,8 @@ from typing import Any, NamedTuple
 
 from drgn import FaultError, Program
 
-from drgn_reliable.arch.base import (
-    Architecture,
-    KernelFacts,
-    Parts,
-    Range,
-    StackRegisters,
-    StackState,
-    StackUnwinder,
-)
+from drgn_reliable.arch.base import Architecture, Parts, StackRegisters, StackState, StackUnwinder
+from drgn_reliable.arch.kernelfacts import KernelFacts, Range
 from drgn_reliable.errors import MissingInformation, UnsupportedKernel
 from drgn_reliable.memory import MASK, Layout, StackMemory
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, Walk
@@ -193,7 +186,7 @@ class Facts(KernelFacts):
         return Layout(self._prog.type("struct task_struct"), members)
 
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
-        """See :class:`drgn_reliable.arch.base.KernelFacts`: the interrupt stack."""
+        """See :class:`drgn_reliable.arch.kernelfacts.KernelFacts`: the interrupt stack."""
         place = self._symbols.address("irq_stack")
         low = self._prog.read_u64(place + self.per_cpu_base(cpu) & MASK) if place else 0
         if low:

@@ -17,14 +17,13 @@ from drgn import FaultError, Program
 from drgn_reliable.arch.base import (
     Architecture,
     CpuRegisters,
-    KernelFacts,
     Parts,
-    Range,
     StackRegisters,
     StackState,
     StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
+from drgn_reliable.arch.kernelfacts import KernelFacts, Range
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import MASK, StackMemory, member_offset, named_type, size_of
 from drgn_reliable.model import CodeKind, CodeRole, End, FoundBy, TaskKind, Walk
@@ -171,7 +170,10 @@ class Facts(KernelFacts):
         return top - (smallest if task.kind in bare else self.user_frame_size)
 
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
-        """See :class:`drgn_reliable.arch.base.KernelFacts` (arch/powerpc/kernel/process.c)."""
+        """See :class:`drgn_reliable.arch.kernelfacts.KernelFacts`.
+
+        The stacks are those of arch/powerpc/kernel/process.c.
+        """
         prog, size = self._prog, self.thread_size
         for name in CONTEXT_STACKS:
             array = self._symbols.address(name)

@@ -16,14 +16,13 @@ from drgn import Program
 from drgn_reliable.arch.base import (
     Architecture,
     CpuRegisters,
-    KernelFacts,
     Parts,
-    Range,
     StackRegisters,
     StackState,
     StackUnwinder,
 )
 from drgn_reliable.arch.chain import ChainUnwinder
+from drgn_reliable.arch.kernelfacts import KernelFacts, Range
 from drgn_reliable.memory import MASK, member_offset, named_type
 from drgn_reliable.model import CodeRole, End, FoundBy, Walk
 from drgn_reliable.roles import CodeNames
@@ -95,12 +94,12 @@ class Facts(KernelFacts):
 
     @property
     def status_offsets(self) -> Mapping[str, int]:
-        """See :class:`drgn_reliable.arch.base.KernelFacts`: ``s390_regs`` begins with the PSW and
-        the general registers."""
+        """See :class:`drgn_reliable.arch.kernelfacts.KernelFacts`: ``s390_regs`` begins with the
+        PSW and the general registers."""
         return {"psw.mask": 0, "psw.addr": 8, **{r: 16 + 8 * i for i, r in ABI.names.items()}}
 
     def cpu_stacks(self, cpu: int) -> Iterator[Range]:
-        """See :class:`drgn_reliable.arch.base.KernelFacts` (arch/s390/kernel/dumpstack.c)."""
+        """See :class:`drgn_reliable.arch.kernelfacts.KernelFacts`; arch/s390/kernel/dumpstack.c."""
         pointers = self._symbols.address("lowcore_ptr")
         if pointers is None:
             return

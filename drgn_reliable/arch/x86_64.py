@@ -8,7 +8,7 @@ from functools import cached_property
 
 from drgn import Program
 
-from drgn_reliable.arch.base import KernelFacts, Range
+from drgn_reliable.arch.kernelfacts import KernelFacts, Range
 from drgn_reliable.errors import MissingInformation
 from drgn_reliable.memory import (
     MASK,
