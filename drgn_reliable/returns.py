@@ -76,8 +76,6 @@ class FunctionGraph:
         :raises drgn.FaultError: if the dump lacks the shadow stack.
         :raises BrokenList: if it has more entries than there can be.
         """
-        if not task.ret_stack:
-            return None
         found = (self._find_word if self._words else self._find_entry)(task, cursor, slot)
         cursor.graph_found += found is not None
         return found

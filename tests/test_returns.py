@@ -285,9 +285,13 @@ def test_words_beyond_the_end_of_memory_raise_a_fault() -> None:
 def test_a_task_that_was_never_traced_has_no_shadow_stack(
     make: Callable[[list[tuple[int, int]]], FunctionGraph],
 ) -> None:
+    """The kernel looks at the index alone; one that counts entries of no stack is damaged."""
     graph = make([])
     assert graph.trampoline == RETURN_TO_HANDLER
-    assert graph.find(task(ret_stack=0, used=4), Cursor(), SLOT_A) is None
+    assert graph.find(task(ret_stack=0, used=-1), Cursor(), SLOT_A) is None
+    assert graph.recorded(task(ret_stack=0, used=4)) == 0
+    with pytest.raises(FaultError):
+        graph.find(task(ret_stack=0, used=4), Cursor(), SLOT_A)
 
 
 def test_a_kernel_without_the_tracer_has_no_trampoline() -> None:
