@@ -522,6 +522,16 @@ _ROWS = (
         "The dump has the address. Disable the kretprobe and let the task return.",
     ),
     ReasonKind(
+        "rethook-overlooked",
+        "4.4",
+        "The kernel takes a kretprobe's trampoline for the caller, and goes on from there",
+        "unwind_next_frame (loongarch)",
+        False,
+        Effect.NONE,
+        "An interrupted task's register ra was left over and is taken for the caller of the code "
+        "before the trampoline: the kernel's trace is not the task's. The dump has the address.",
+    ),
+    ReasonKind(
         "livepatch-hides-caller",
         "4.4",
         "A livepatched function was entered by a stub that keeps its caller's address elsewhere",

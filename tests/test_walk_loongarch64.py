@@ -287,6 +287,21 @@ TRACERS = [
         reasons=["rethook-refused", "rethook-refused"],
         setup={"probes": {None: "foo+8"}},
     ),
+    case(
+        "4.4: unless ra is left over from an interrupted function that had saved it: the code "
+        "before the trampoline has its caller there, and the kernel goes on",
+        [
+            *INTERRUPTED,
+            *regs(pc="foo+4", sp=Up(38), ra="foo+8", mode=KERNEL_MODE),
+            *frame("arch_rethook_trampoline"),
+            *frame("entry+8"),
+            *USER,
+        ],
+        ["schedule", "asm_interrupt", "foo", "sys_read", "entry"],
+        reasons=["rethook-overlooked", "direction-not-checked", "rethook-entries-mismatch"],
+        entries=["schedule", "asm_interrupt", "foo", "return_to_handler", "foo", "entry"],
+        setup={"probes": {None: "sys_read+8"}, "rules": {"return_to_handler": RULES["leaf"]}},
+    ),
 ]
 
 DATA = [

@@ -405,10 +405,13 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
         if found == self._graph.trampoline:
             found = self.traced_return(state, walk, sp - self.facts.fake_offset & MASK)
         if found is not None and found == self._probes.trampoline:
+            refused = self._refused_at(state, found - adjust & MASK)
+            reason = "rethook-refused" if refused else "rethook-overlooked"
             detail = f"the frame at {sp:#x} returns to a kretprobe"
-            walk.note("rethook-refused", detail, pc=state.pc, sp=sp, value=sp)
-            # Every node's key is 0 here; the list has the youngest first.
-            found = self.probed_return(state, walk, 0, looked_up=False)
+            walk.note(reason, detail, pc=state.pc, sp=sp, value=sp)
+            if refused or state.proving:
+                # Every node's key is 0 here; the list has the youngest first.
+                found = self.probed_return(state, walk, 0, looked_up=False)
         if found is None:
             return False
         if adjust and self.text.at(found, exact=False).doubt == "no-call-before":
@@ -418,6 +421,18 @@ class LoongArchUnwinder(StackUnwinder[LoongArchState]):
         state.pc = self.facts.called_at(found - adjust & MASK)
         state.exact = bool(adjust) or found == self.facts.fork_return
         return True
+
+    def _refused_at(self, state: LoongArchState, pc: int) -> bool:
+        """Whether the kernel refuses to go on before a kretprobe's trampoline, of which it knows
+        nothing. In the kernels seen that code has its caller in ra: of a task that sleeps it is
+        unknown, but of one that was interrupted it may be there, left over."""
+        try:
+            rule = self.orc.find(pc)
+        except FaultError:
+            return True
+        if rule is None or rule.type == TYPE_UNDEFINED:
+            return True
+        return rule.type == TYPE_CALL and rule.ra_register == UNDEFINED and state.ra in (0, pc)
 
     def _to_registers(self, state: LoongArchState, walk: Walk, at: int, at_entry: bool) -> bool:
         if at_entry:
