@@ -120,6 +120,11 @@ CASES = [
         {0x2A45C20: 0x7E84214A_00000000},
     ),
     Case(
+        "Of a task that has no tracer's stack arm64 takes the trampoline for the caller: it asks",
+        *("aarch64-7.2-16k.kdump", 0xFFF00000044A1280, RELIABLE),
+        {0xFFF00000044A1F88: 0},
+    ),
+    Case(
         "A register ra that is left over: loongarch64 takes it at a kretprobe's trampoline",
         *("loongarch64-7.2.kdump", 0x900000000CAB3F00, RELIABLE),
         {0xFFFF800012061C04: 0xEBFB704C},

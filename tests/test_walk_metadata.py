@@ -106,6 +106,7 @@ ARM64 = [
         arm64_leaf("return_to_handler"),
         [*INTERRUPTED, "foo", *arm64.FRAMES[1:]],
         setup={**at("leaf+8", LEAF), "graph": {42: "foo+8"}},
+        task=arm64.WITH_LIST,
         **PROVEN,
     ),
     arm64.case(

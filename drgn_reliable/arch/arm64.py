@@ -354,10 +354,10 @@ class Arm64Unwinder(ChainUnwinder[Arm64State]):
         takes the trampoline for the caller."""
         pc: int | None = state.pc
         if pc == self._graph.trampoline:
-            refused = bool(state.task.ret_stack)
-            reason = "fgraph-entry-missing" if refused else "fgraph-unrecovered"
-            pc = self.traced_return(state, walk, state.fp, reason)
-            if refused and pc == self._graph.trampoline:
+            listed = bool(state.task.ret_stack)
+            reason = "fgraph-entry-missing" if listed else "fgraph-unrecovered"
+            pc = self.traced_return(state, walk, state.fp, reason, looked_up=listed)
+            if listed and pc == self._graph.trampoline:
                 return False
         if pc is not None and pc == self._probes.trampoline:
             pc = self.probed_return(state, walk, state.fp)

@@ -339,13 +339,22 @@ class StackUnwinder(Unwinder[S]):
     # Rewritten return addresses (4.4) ----------------------------------------------------
 
     def traced_return(
-        self, state: S, walk: Walk, key: int, missing: str = "fgraph-unrecovered"
+        self,
+        state: S,
+        walk: Walk,
+        key: int,
+        missing: str = "fgraph-unrecovered",
+        *,
+        looked_up: bool = True,
     ) -> int | None:
         """The return address that the function graph tracer replaced, by the key that it stored;
         the trampoline's own, with a reason noted, if there is no such entry, and None if the
-        dump lacks the list."""
+        dump lacks the list.
+
+        :param looked_up: the task has a list, as far as the kernel asks.
+        """
         try:
-            pc = self._graph.find(state.task, state.cursor, key)
+            pc = self._graph.find(state.task, state.cursor, key) if looked_up else None
         except FaultError as e:
             self.stop_unreadable(state, walk, e.address)
             return None
